@@ -1,0 +1,137 @@
+"""The command line that every job has: `python -m jobs.NAME --ds 2024-03-01 [--config syncrec.toml]`."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import logging
+import os
+import re
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+
+from jobs.errors import JobError, NothingToDo
+from jobs.settings import Settings, load_settings
+
+SKIPPED_EXIT_CODE = 99
+_RUN_ID = re.compile(r"^[A-Za-z0-9_.:+-]{1,200}$")
+log = logging.getLogger("syncrec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What a job knows about the night it belongs to."""
+
+    ds: date
+    run_id: str
+    settings: Settings
+    arguments: argparse.Namespace
+
+    @property
+    def cutoff(self) -> datetime:
+        """Midnight UTC after ds: nothing at or after it may reach this night."""
+        return datetime(self.ds.year, self.ds.month, self.ds.day, tzinfo=UTC) + timedelta(days=1)
+
+
+def parse_day(text: str) -> date:
+    """Read a day written as 2024-03-01."""
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a day like 2024-03-01") from None
+
+
+def _parse_run_id(text: str) -> str:
+    if not _RUN_ID.match(text):
+        raise argparse.ArgumentTypeError("a run id holds letters, digits and _ . : + - only")
+    return text
+
+
+def run_job(
+    job: Callable[[Run], str | None],
+    argv: Sequence[str] | None = None,
+    *,
+    arguments: Callable[[argparse.ArgumentParser], object] | None = None,
+) -> int:
+    """Parse the command line, run the job, and turn its end into an exit code and one clear line.
+
+    Parameters
+    ----------
+    job
+        Takes the run and returns a closing line for the log, or None.
+    argv
+        The arguments; default: those of this process.
+    arguments
+        Adds the job's own arguments to the parser.
+
+    Returns
+    -------
+    int
+        0 done, 1 a clear error, 2 a wrong argument, 99 nothing to do tonight, 70 a defect of ours.
+    """
+    module = inspect.getmodule(job)
+    name = (module.__spec__.name if module and module.__spec__ else job.__module__).removeprefix("jobs.")
+    parser = argparse.ArgumentParser(
+        prog=f"python -m jobs.{name}",
+        description=module.__doc__ if module else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ds", type=parse_day, required=True, help="the logical day, e.g. 2024-03-01")
+    parser.add_argument("--config", type=Path, help="settings file; default $SYNCREC_CONFIG, else syncrec.toml")
+    parser.add_argument(
+        "--run-id",
+        type=_parse_run_id,
+        default=os.environ.get("SYNCREC_RUN_ID") or "manual",
+        help="groups the jobs of one night; Airflow passes its own",
+    )
+    if arguments:
+        arguments(parser)
+    parsed = parser.parse_args(argv)
+    start_logging()
+    started = time.monotonic()
+    try:
+        settings = load_settings(parsed.config)
+        closing = job(Run(ds=parsed.ds, run_id=parsed.run_id, settings=settings, arguments=parsed))
+    except NothingToDo as reason:
+        log.info("%s %s: nothing to do: %s", name, parsed.ds, reason)
+        return SKIPPED_EXIT_CODE
+    except JobError as error:
+        print(f"error: {name} {parsed.ds}: {one_line(error)}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print(f"error: {name} {parsed.ds}: interrupted; run it again", file=sys.stderr, flush=True)
+        return 130
+    except Exception as error:
+        traceback.print_exc()
+        print(
+            f"error: {name} {parsed.ds}: {type(error).__name__}: {one_line(error)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        return 70
+    log.info("%s %s: %s (%.1f s)", name, parsed.ds, closing or "done", time.monotonic() - started)
+    return 0
+
+
+def one_line(error: BaseException, limit: int = 600) -> str:
+    """Fold an error's text into one line that fits a terminal and an alert."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= limit else text[:limit] + " ..."
+
+
+def start_logging() -> None:
+    """One fact a line: time, then text."""
+    logging.basicConfig(
+        level=os.environ.get("SYNCREC_LOG_LEVEL", "INFO"),
+        format="%(asctime)s %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stdout,
+        force=True,
+    )
+    for noisy in ("py4j", "great_expectations", "mlflow", "alembic", "urllib3", "pyiceberg", "matplotlib"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

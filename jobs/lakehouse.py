@@ -1,0 +1,235 @@
+"""The tables: Apache Iceberg through PyIceberg, with data files that Spark writes as plain Parquet.
+
+Write, audit, publish: a job writes Parquet files into a fresh folder of the table (`stage_folder`), the audit
+looks at them, and one transaction (`replace`) drops the old rows and adds the files. A reader sees the old day
+or the new one. Files that were never committed are invisible to every reader.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyiceberg.catalog import Catalog, load_catalog
+from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, ValidationException
+from pyiceberg.expressions import AlwaysTrue, BooleanExpression
+from pyiceberg.table import Table as IcebergTable
+from pyiceberg.transforms import IdentityTransform
+from pyspark.sql import DataFrame, SparkSession
+
+from jobs.errors import JobError, PublishConflict
+from jobs.schemas import TABLES, Table
+from jobs.settings import Settings
+
+NAMESPACE = "syncrec"
+log = logging.getLogger("syncrec")
+
+
+class Lakehouse:
+    """The catalog of one project.
+
+    Parameters
+    ----------
+    settings
+        Gives the catalog address and the warehouse folder; both are made where they are missing.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.warehouse = settings.warehouse
+        self.warehouse.mkdir(parents=True, exist_ok=True)
+        try:
+            self.catalog: Catalog = load_catalog(
+                settings.catalog.name, type="sql", uri=settings.catalog_uri, warehouse=self.warehouse.as_uri()
+            )
+        except Exception as error:  # SQLAlchemy raises its driver's own errors
+            raise JobError(
+                f"cannot open the Iceberg catalog {settings.catalog_uri.split('@')[-1]}: {error}"
+            ) from error
+
+    def create_tables(self) -> None:
+        """Make the namespace and every table that does not exist yet."""
+        with contextlib.suppress(NamespaceAlreadyExistsError):
+            self.catalog.create_namespace(NAMESPACE)
+        present = {name for _, name in self.catalog.list_tables(NAMESPACE)}
+        for table in TABLES.values():
+            if table.name not in present:
+                self._create(table)
+
+    def _create(self, table: Table) -> None:
+        created = self.catalog.create_table_if_not_exists(
+            f"{NAMESPACE}.{table.name}",
+            schema=table.arrow_schema,
+            properties={
+                "comment": table.grain,
+                "write.metadata.delete-after-commit.enabled": "true",
+                "write.metadata.previous-versions-max": "50",
+            },
+        )
+        if created.spec().is_unpartitioned():
+            with created.update_spec() as update:
+                update.add_field(table.partition, IdentityTransform(), table.partition)
+
+    def table(self, name: str) -> IcebergTable:
+        """Load a table as it is now."""
+        return self.catalog.load_table(f"{NAMESPACE}.{name}")
+
+    def current_snapshot(self, name: str) -> int | None:
+        """The id of the newest snapshot, or None for a table without rows yet."""
+        snapshot = self.table(name).current_snapshot()
+        return snapshot.snapshot_id if snapshot else None
+
+    def metadata_location(self, name: str) -> str:
+        """The address of the newest metadata file, which DuckDB's iceberg_scan and others read."""
+        return self.table(name).metadata_location
+
+    # --- reading ----------------------------------------------------------------------------------------
+
+    def files(self, name: str, snapshot: int | None, where: BooleanExpression | None = None) -> list[str]:
+        """The data files of one snapshot that may hold rows of `where`; none for snapshot None."""
+        if snapshot is None:
+            return []
+        scan = self.table(name).scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot)
+        return sorted(task.file.file_path for task in scan.plan_files())
+
+    def read(
+        self, spark: SparkSession, name: str, snapshot: int | None, where: BooleanExpression | None = None
+    ) -> DataFrame:
+        """Read one snapshot in Spark by its file list. `where` prunes files only: filter rows in Spark too."""
+        schema = TABLES[name].spark_ddl
+        files = self.files(name, snapshot, where)
+        return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame([], schema)
+
+    def read_arrow(
+        self,
+        name: str,
+        snapshot: int | None,
+        where: BooleanExpression | None = None,
+        columns: Sequence[str] = ("*",),
+    ) -> pa.Table:
+        """Read rows of one snapshot into memory; an empty table for snapshot None."""
+        table = self.table(name)
+        if snapshot is None:
+            empty = TABLES[name].arrow_schema.empty_table()
+            return empty if "*" in columns else empty.select(list(columns))
+        scan = table.scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot, selected_fields=tuple(columns))
+        return scan.to_arrow()
+
+    # --- writing ----------------------------------------------------------------------------------------
+
+    def stage_folder(self, name: str, ds: date, run_id: str) -> Path:
+        """A fresh folder path for one attempt's files; committed files stay there for good."""
+        location = self.warehouse / NAMESPACE / name / "data" / f"{ds.isoformat()}-{uuid.uuid4().hex[:12]}"
+        log.debug("staging %s of run %s in %s", name, run_id, location)
+        return location
+
+    def stage_arrow(self, name: str, rows: pa.Table, ds: date, run_id: str) -> list[str]:
+        """Write a small table (metrics, audits, nights) as one staged file."""
+        folder = self.stage_folder(name, ds, run_id)
+        folder.mkdir(parents=True)
+        pq.write_table(rows.cast(TABLES[name].arrow_schema), folder / "part-0.parquet", compression="zstd")
+        return data_files(folder)
+
+    def replace(
+        self,
+        name: str,
+        where: BooleanExpression,
+        files: Sequence[str],
+        *,
+        ds: date,
+        run_id: str,
+        properties: Mapping[str, Any] | None = None,
+    ) -> int:
+        """Drop the rows of `where` and add `files` in one transaction.
+
+        Returns
+        -------
+        int
+            The id of the snapshot that readers see from now on.
+
+        Raises
+        ------
+        PublishConflict
+            Another process committed to the same rows in between; the table holds its result.
+        """
+        table = self.table(name)
+        summary = {
+            "syncrec.ds": ds.isoformat(),
+            "syncrec.run_id": run_id,
+            "syncrec.code_version": code_version(),
+        }
+        summary |= {f"syncrec.{key}": str(value) for key, value in (properties or {}).items()}
+        try:
+            with table.transaction() as transaction:
+                if table.current_snapshot() is not None:
+                    transaction.delete(where, snapshot_properties=summary)
+                if files:
+                    transaction.add_files(list(files), snapshot_properties=summary, check_duplicate_files=False)
+        except (CommitFailedException, ValidationException) as error:
+            raise PublishConflict(self._who_published(name, ds)) from error
+        snapshot = self.current_snapshot(name)
+        return -1 if snapshot is None else snapshot
+
+    def _who_published(self, name: str, ds: date) -> str:
+        snapshot = self.table(name).current_snapshot()
+        summary = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
+        other = summary.get("syncrec.run_id", "unknown")
+        return (
+            f"table {name}: run '{other}' published day {summary.get('syncrec.ds', '?')} while this run worked "
+            f"on {ds}; "
+            "its result stands, nothing of ours was published; run this step again"
+        )
+
+
+def data_files(folder: Path) -> list[str]:
+    """The Parquet files below a staged folder that hold rows, as absolute addresses."""
+    files = sorted(folder.rglob("*.parquet"))
+    return [file.as_uri() for file in files if pq.ParquetFile(file).metadata.num_rows > 0]
+
+
+_code_version: str | None = None
+
+
+def code_version() -> str:
+    """The git commit of the code ('+dirty' with local changes), or SYNCREC_CODE_VERSION, or 'unknown'."""
+    global _code_version
+    if _code_version is None:
+        _code_version = _read_code_version()
+    return _code_version
+
+
+def _read_code_version() -> str:
+    import os
+    import subprocess
+
+    if version := os.environ.get("SYNCREC_CODE_VERSION"):
+        return version
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        ).stdout.strip()
+        changed = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"],
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return commit + ("+dirty" if changed else "")
+
+
+__all__ = ["NAMESPACE", "Lakehouse", "code_version", "data_files"]

@@ -1,0 +1,238 @@
+"""Every table and column of the lakehouse, in one place: names, types, grain, meaning.
+
+The Iceberg tables, the Spark schemas, the audits and the docs are all made from these definitions.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+SPLITS = ("train", "valid", "test", "serve")
+VIEWS = ("cross", "single", "blend")
+ANYONE = "__anyone__"
+"""user_id of the popularity lists that serve users whom the night has never seen."""
+
+_ARROW = {
+    "string": pa.string(),
+    "int": pa.int32(),
+    "bigint": pa.int64(),
+    "double": pa.float64(),
+    "boolean": pa.bool_(),
+    "date": pa.date32(),
+    "timestamp": pa.timestamp("us", tz="UTC"),
+    "array<int>": pa.list_(pa.field("element", pa.int32())),
+    "array<bigint>": pa.list_(pa.field("element", pa.int64())),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: name, Spark SQL type, meaning (with units)."""
+
+    name: str
+    type: str
+    doc: str
+    optional: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table: grain in words, the partition column, the columns."""
+
+    name: str
+    grain: str
+    partition: str
+    columns: tuple[Column, ...]
+
+    @property
+    def column_names(self) -> list[str]:
+        """The column names in order."""
+        return [column.name for column in self.columns]
+
+    @property
+    def spark_ddl(self) -> str:
+        """The schema in Spark's DDL form, for spark.read.schema(...)."""
+        return ", ".join(f"`{column.name}` {column.type}" for column in self.columns)
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """The schema for PyArrow and PyIceberg, with the meanings as docs."""
+        return pa.schema(
+            [pa.field(c.name, _ARROW[c.type], nullable=True, metadata={"doc": c.doc}) for c in self.columns]
+        )
+
+
+_DS = Column("ds", "date", "the logical day of the night; its cutoff is midnight UTC after it")
+_RUN = Column("run_id", "string", "the run that wrote the row")
+
+INTERACTIONS = Table(
+    "interactions",
+    "one event",
+    "arrival_ds",
+    (
+        Column("user_id", "string", "user, as in the log"),
+        Column("item_id", "string", "item, as in the log; the same id in two domains is two items"),
+        Column("domain", "string", "domain of the item"),
+        Column("ts", "timestamp", "time of the event, UTC"),
+        Column("event_id", "bigint", "xxhash64 of (user_id, item_id, domain, ts); breaks ties in time"),
+        Column("event_day", "date", "day of ts, UTC"),
+        Column("source", "string", "the configured source that brought it"),
+        Column(
+            "arrival_ds",
+            "date",
+            "the landing day that brought it; earlier than ts never, later for late events",
+        ),
+    ),
+)
+REJECTED_INTERACTIONS = Table(
+    "rejected_interactions",
+    "one refused input line",
+    "arrival_ds",
+    (
+        Column("reason", "string", "why, e.g. null_user, bad_time, future_time, broken_line, unknown_domain"),
+        Column("source", "string", "the configured source"),
+        Column("file", "string", "file name inside the landing day"),
+        Column("content", "string", "the line as read (the first 1,000 characters)"),
+        Column("arrival_ds", "date", "the landing day that brought it"),
+    ),
+)
+ITEMS = Table(
+    "items",
+    "one item of one domain; append-only",
+    "domain",
+    (
+        Column("domain", "string", "domain of the item"),
+        Column("item_id", "string", "item, as in the log"),
+        Column("item_index", "int", "its index within the domain, from 1, never changed; 0 is padding"),
+        Column("arrival_ds", "date", "the landing day of its first event: nights before it do not know the item"),
+    ),
+)
+CROSS_SEQUENCES = Table(
+    "cross_sequences",
+    "one user and split",
+    "ds",
+    (
+        Column("user_id", "string", "user"),
+        Column("split", "string", "train, valid, test (a window of events to predict at the end) or serve"),
+        Column(
+            "item_indexes",
+            "array<int>",
+            "T item indexes within their domains, oldest first, left-padded with 0",
+        ),
+        Column("domain_codes", "array<int>", "T domain codes, from 1 in the order of the settings, 0 = padding"),
+        Column("times", "array<bigint>", "T event times, microseconds since 1970 UTC, 0 = padding"),
+        Column(
+            "length",
+            "int",
+            "number of all events of the user before the cut, also those older than the window",
+        ),
+        _DS,
+    ),
+)
+SINGLE_SEQUENCES = Table(
+    "single_sequences",
+    "one user, domain and split",
+    "ds",
+    (
+        Column("user_id", "string", "user"),
+        Column("domain", "string", "domain"),
+        Column("split", "string", "train, valid, test or serve"),
+        Column("item_indexes", "array<int>", "T item indexes of this domain, oldest first, left-padded with 0"),
+        Column(
+            "places",
+            "array<int>",
+            "step of each event in the user's cross sequence, from 0; -1 = older or padding",
+        ),
+        Column("times", "array<bigint>", "T event times, microseconds since 1970 UTC, 0 = padding"),
+        Column("length", "int", "number of all events of the user in this domain before the cut"),
+        _DS,
+    ),
+)
+NIGHTS = Table(
+    "nights",
+    "one published night",
+    "ds",
+    (
+        _DS,
+        _RUN,
+        Column("interactions_snapshot", "bigint", "Iceberg snapshot that was read"),
+        Column("items_snapshot", "bigint", "Iceberg snapshot that was read"),
+        Column("cross_sequences_snapshot", "bigint", "Iceberg snapshot that was written and read"),
+        Column("single_sequences_snapshot", "bigint", "Iceberg snapshot that was written and read"),
+        Column("recommendations_snapshot", "bigint", "Iceberg snapshot that was written"),
+        Column("served_version", "string", "registry version of the model that scored"),
+        Column("champion_before", "string", "version that was champion when the night began", optional=True),
+        Column("challenger", "string", "version that tonight's training registered", optional=True),
+        Column("decision", "string", "promoted, refused, no_challenger (training failed or was not due)"),
+        Column("reason", "string", "why, in words"),
+        Column("code_version", "string", "git commit of the jobs"),
+        Column("published_at", "timestamp", "when the night was published, UTC"),
+    ),
+)
+RECOMMENDATIONS = Table(
+    "recommendations",
+    "one user, domain and rank",
+    "ds",
+    (
+        Column("user_id", "string", f"user; '{ANYONE}' holds the list for users never seen"),
+        Column("domain", "string", "domain of the item"),
+        Column("rank", "int", "1 is best"),
+        Column("item_id", "string", "recommended item"),
+        Column("score", "double", "model logit (source = model) or share of recent events (source = popularity)"),
+        Column("source", "string", "model, or popularity (short lists, cold users)"),
+        Column("model_version", "string", "registry version of the model that scored"),
+        Column("arm", "string", "A/B arm; 'champion' where none is configured"),
+        _DS,
+    ),
+)
+DOMAIN_METRICS = Table(
+    "domain_metrics",
+    "one run, model version, domain, split, view and metric",
+    "ds",
+    (
+        _RUN,
+        Column("model_version", "string", "registry version that was measured; 'popularity' for the baseline"),
+        Column("role", "string", "challenger, champion or popularity"),
+        Column("domain", "string", "domain; 'macro' the plain mean over domains, 'min' the worst domain"),
+        Column("split", "string", "train, valid or test"),
+        Column("view", "string", "cross, single, blend, served; '' where a metric has no view"),
+        Column("metric", "string", "ndcg@10, hr@10, mrr, ..., ntg_loss, ntg_ndcg, ntg_served, lambda, weight"),
+        Column("value", "double", "the value"),
+        Column("low", "double", "lower end of the 95 % bootstrap interval over users", optional=True),
+        Column("high", "double", "upper end of the 95 % bootstrap interval over users", optional=True),
+        Column("cases", "bigint", "number of test cases behind it", optional=True),
+        _DS,
+    ),
+)
+AUDITS = Table(
+    "audits",
+    "one expectation of one audited table of one run",
+    "ds",
+    (
+        _RUN,
+        Column("table_name", "string", "the audited table"),
+        Column("rule", "string", "the rule in words"),
+        Column("success", "boolean", "did it hold"),
+        Column("checked", "bigint", "rows looked at", optional=True),
+        Column("failed", "bigint", "rows that broke it", optional=True),
+        Column("observed", "string", "what was found"),
+        _DS,
+    ),
+)
+
+TABLES: dict[str, Table] = {
+    table.name: table
+    for table in (
+        INTERACTIONS,
+        REJECTED_INTERACTIONS,
+        ITEMS,
+        CROSS_SEQUENCES,
+        SINGLE_SEQUENCES,
+        NIGHTS,
+        RECOMMENDATIONS,
+        DOMAIN_METRICS,
+        AUDITS,
+    )
+}

@@ -1,0 +1,308 @@
+"""The typed settings of a project, read once from one TOML file with environment overrides.
+
+`SYNCREC_SPARK__MASTER=spark://host:7077` overrides `master` in `[spark]`: prefix, section, two underscores,
+key. Relative paths count from `SYNCREC_HOME` where it is set, else from the working directory.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from jobs.errors import JobError
+
+DEFAULT_CONFIG = "syncrec.toml"
+_NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Night(_Section):
+    """When nights begin."""
+
+    bootstrap_through: date = Field(description="last landing day that the first run ingests at once")
+    first_run_nights: int = Field(2, ge=1, description="nights the first `make nightly` runs; later runs: one")
+
+
+class Landing(_Section):
+    """Where the day's log files arrive: one folder a day, `<path>/<YYYY-MM-DD>/`."""
+
+    path: Path | None = Field(None, description="folder of the day folders; default <state_dir>/landing")
+    marker: str | None = Field(
+        "_SUCCESS", description="file that says a day is complete; null: every required source"
+    )
+    timeout_minutes: float = Field(60, gt=0, description="how long a night waits for its day, minutes")
+    poll_seconds: float = Field(15, gt=0, description="seconds between two looks")
+
+
+class Source(_Section):
+    """One kind of log file and how its columns map to (user, item, domain, time)."""
+
+    name: str = Field(pattern=_NAME)
+    files: str = Field(description="glob inside the day folder, e.g. 'books*.csv'")
+    format: Literal["csv", "jsonl", "parquet"]
+    domain: str | None = Field(None, description="the domain of every row of these files")
+    domain_column: str | None = Field(None, description="or: the column that names it")
+    user: str = Field(description="column of the user id")
+    item: str = Field(description="column of the item id")
+    time: str = Field(description="column of the event time")
+    time_unit: Literal["s", "ms", "us", "timestamp"] = Field(
+        description="numbers since 1970 UTC in that unit; 'timestamp': ISO 8601 text or a Parquet timestamp"
+    )
+    header: bool = Field(False, description="CSV: the first line names the columns")
+    columns: tuple[str, ...] = Field((), description="CSV without header: the column names in order")
+    delimiter: str = Field(",", min_length=1, max_length=1)
+    required: bool = Field(False, description="a day without such a file is not complete")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.domain is None) == (self.domain_column is None):
+            raise ValueError(f"source '{self.name}': give either domain or domain_column")
+        if self.format == "csv" and self.header == bool(self.columns):
+            raise ValueError(f"source '{self.name}': a CSV has either header = true or a list of columns")
+        if self.format != "csv" and (self.columns or self.header):
+            raise ValueError(f"source '{self.name}': columns and header belong to format = 'csv'")
+        wanted = [self.user, self.item, self.time, *([self.domain_column] if self.domain_column else [])]
+        missing = [name for name in wanted if self.columns and name not in self.columns]
+        if missing:
+            raise ValueError(f"source '{self.name}': {missing} not among its columns {list(self.columns)}")
+        return self
+
+
+class Domain(_Section):
+    """One domain: a shop section, an app, a service."""
+
+    repeats: bool = Field(False, description="users come back to an item: seen items stay recommendable")
+
+
+class Sequences(_Section):
+    """The sequence tables and how time cuts them into splits."""
+
+    max_length: int = Field(50, ge=2, le=1000, description="T: events kept per sequence")
+    valid_days: int = Field(3, ge=1, description="days of the validation window")
+    test_days: int = Field(3, ge=1, description="days of the test window; it ends with ds")
+
+
+class Model(_Section):
+    """The model's shape; any other field of syncrec_model.ModelConfig may be given under `options`."""
+
+    preset: str = "default"
+    channels: int = Field(64, ge=1, description="C, the paper's r")
+    options: dict[str, Any] = Field(default_factory=dict, description="further ModelConfig fields")
+
+
+class Training(_Section):
+    """How long and how hard a night trains."""
+
+    epochs: int = Field(20, ge=1)
+    warm_epochs: int = Field(5, ge=1, description="epochs when it starts from the champion")
+    warm_start: bool = True
+    batch_size: int = Field(128, ge=2, description="users a step")
+    learning_rate: float = Field(2e-3, gt=0)
+    seed: int = 0
+    threads: int = Field(2, ge=1, description="CPU threads")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    every_days: int = Field(1, ge=1, description="train every so many nights; the champion scores the others")
+    min_cases: int = Field(20, ge=1, description="fewer validation cases than that: the night does not train")
+    options: dict[str, Any] = Field(default_factory=dict, description="further TrainingConfig fields")
+
+
+class Gate(_Section):
+    """What a challenger must do, domain by domain on the served view, to replace the champion."""
+
+    mode: Literal["disabled", "dry_run", "enabled"] = "enabled"
+    metric: str = "ndcg@10"
+    max_drop: float = Field(0.05, ge=0, description="relative drop against the champion that is tolerated")
+    max_negative_transfer: float = Field(0.05, ge=0, description="relative drop against the single view")
+    min_cases: int = Field(20, ge=1, description="domains with fewer test cases do not decide")
+
+
+class Scoring(_Section):
+    """The recommendation table."""
+
+    top_n: int = Field(20, ge=1, le=1000, description="rows a user and domain")
+    batch_users: int = Field(512, ge=1, description="users a model batch")
+
+
+class Spark(_Section):
+    """The Spark session. `master = 'spark://host:7077'` moves the same jobs to a cluster."""
+
+    master: str = "local[2]"
+    shuffle_partitions: int = Field(4, ge=1)
+    driver_memory: str = "3g"
+    options: dict[str, str] = Field(default_factory=dict, description="further spark.* settings")
+
+
+class Catalog(_Section):
+    """The Iceberg SQL catalog; PostgreSQL in production, SQLite by default."""
+
+    name: str = "syncrec"
+    uri: str | None = Field(None, description="SQLAlchemy address; default sqlite in <state_dir>/warehouse")
+    warehouse: str | None = Field(None, description="folder of the tables; default <state_dir>/warehouse")
+
+
+class MLflow(_Section):
+    """Tracking server and registry."""
+
+    tracking_uri: str | None = Field(None, description="default sqlite in <state_dir>/mlflow")
+    artifact_root: str | None = Field(None, description="only for the embedded store")
+    experiment: str = "syncrec-nightly"
+    model_name: str = "syncrec"
+
+
+class Sample(_Section):
+    """The generated sample log; absent for real logs."""
+
+    users: int = Field(3000, ge=10)
+    seed: int = 0
+    start: date = date(2024, 1, 1)
+
+
+class Settings(BaseSettings):
+    """Everything `syncrec.toml` can say."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SYNCREC_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        nested_model_default_partial_update=True,
+    )
+
+    state_dir: Path = Path("var/default")
+    night: Night
+    landing: Landing = Landing()
+    domains: dict[str, Domain]
+    sources: tuple[Source, ...]
+    sequences: Sequences = Sequences()
+    model: Model = Model()
+    training: Training = Training()
+    gate: Gate = Gate()
+    scoring: Scoring = Scoring()
+    spark: Spark = Spark()
+    catalog: Catalog = Catalog()
+    mlflow: MLflow = MLflow()
+    sample: Sample | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file."""
+        return env_settings, init_settings
+
+    @field_validator("domains")
+    @classmethod
+    def _domain_names(cls, domains: dict[str, Domain]) -> dict[str, Domain]:
+        import re
+
+        if not domains:
+            raise ValueError("name at least one domain, e.g. [domains.books]")
+        for name in domains:
+            if not re.match(_NAME, name):
+                raise ValueError(f"domain '{name}': letters, digits and _ only, a letter first")
+        return domains
+
+    @model_validator(mode="after")
+    def _sources_fit(self) -> Self:
+        names = [source.name for source in self.sources]
+        if not names:
+            raise ValueError("name at least one [[sources]]")
+        for name in {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"two sources are named '{name}'")
+        for source in self.sources:
+            if source.domain is not None and source.domain not in self.domains:
+                raise ValueError(
+                    f"source '{source.name}': domain '{source.domain}' has no [domains.{source.domain}]"
+                )
+        return self
+
+    # --- what follows from the settings -----------------------------------------------------------------
+
+    @property
+    def home(self) -> Path:
+        """The folder that relative paths count from."""
+        return Path(os.environ.get("SYNCREC_HOME") or Path.cwd())
+
+    @property
+    def state(self) -> Path:
+        """The absolute state folder."""
+        return (self.home / self.state_dir).resolve()
+
+    @property
+    def landing_path(self) -> Path:
+        """The absolute folder of the day folders."""
+        return (self.home / self.landing.path).resolve() if self.landing.path else self.state / "landing"
+
+    @property
+    def warehouse(self) -> Path:
+        """The absolute folder of the tables."""
+        return (
+            (self.home / self.catalog.warehouse).resolve() if self.catalog.warehouse else self.state / "warehouse"
+        )
+
+    @property
+    def catalog_uri(self) -> str:
+        """The SQLAlchemy address of the Iceberg catalog."""
+        return self.catalog.uri or f"sqlite:///{self.warehouse}/catalog.db"
+
+    @property
+    def tracking_uri(self) -> str:
+        """The MLflow tracking and registry address."""
+        return self.mlflow.tracking_uri or f"sqlite:///{self.state}/mlflow/mlflow.db"
+
+    @property
+    def artifact_root(self) -> str:
+        """Where the embedded MLflow store keeps artifacts."""
+        return self.mlflow.artifact_root or f"{self.state}/mlflow/artifacts"
+
+    @property
+    def domain_names(self) -> tuple[str, ...]:
+        """The domains; their place, counted from 1, is the domain code in the sequence tables."""
+        return tuple(self.domains)
+
+    @property
+    def repeating_domains(self) -> frozenset[str]:
+        """Domains in which a seen item may be recommended again."""
+        return frozenset(name for name, domain in self.domains.items() if domain.repeats)
+
+
+def load_settings(path: str | Path | None = None) -> Settings:
+    """Read and check the settings.
+
+    Parameters
+    ----------
+    path
+        The TOML file; default: `$SYNCREC_CONFIG`, else `syncrec.toml` in the home folder.
+
+    Raises
+    ------
+    JobError
+        The file is missing, is not TOML, or a value is wrong; the message names each wrong value.
+    """
+    home = Path(os.environ.get("SYNCREC_HOME") or Path.cwd())
+    file = home / Path(path or os.environ.get("SYNCREC_CONFIG") or DEFAULT_CONFIG)
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise JobError(f"no configuration file {file}: give --config PATH or set SYNCREC_CONFIG") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise JobError(f"{file} is not valid TOML: {error}") from None
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
+        raise JobError(f"{file}: " + "; ".join(lines)) from None

@@ -1,0 +1,84 @@
+"""The Spark session that every Spark job opens."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pyspark.sql import SparkSession
+
+from jobs.errors import JobError
+from jobs.settings import Settings
+
+
+@contextmanager
+def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
+    """Open a session by the `[spark]` settings and stop it at the end.
+
+    Raises
+    ------
+    JobError
+        No Java 17 or newer is to be found.
+    """
+    _check_java()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
+    scratch = settings.state / "spark"
+    scratch.mkdir(parents=True, exist_ok=True)
+    builder = (
+        SparkSession.builder.master(settings.spark.master)
+        .appName(f"syncrec {name}")
+        .config("spark.driver.memory", settings.spark.driver_memory)
+        .config("spark.sql.shuffle.partitions", settings.spark.shuffle_partitions)
+        .config("spark.sql.session.timeZone", "UTC")
+        .config("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+        .config("spark.sql.parquet.compression.codec", "zstd")
+        .config("spark.sql.execution.arrow.pyspark.enabled", "true")
+        .config("spark.sql.warehouse.dir", (scratch / "warehouse").as_uri())
+        .config("spark.local.dir", str(scratch / "local"))
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+        .config("spark.log.level", "ERROR")
+        .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={_quiet_log4j(scratch)}")
+    )
+    if settings.spark.master.startswith("local"):
+        builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
+    for key, value in settings.spark.options.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def _quiet_log4j(folder: Path) -> Path:
+    """Spark prints its start-up warnings before any log level can be set: give log4j a file that says error."""
+    file = folder / "log4j2.properties"
+    text = (
+        "rootLogger.level = error\nrootLogger.appenderRef.console.ref = console\nappender.console.type = Console\n"
+        "appender.console.name = console\nappender.console.target = SYSTEM_ERR\n"
+        "appender.console.layout.type = PatternLayout\n"
+        "appender.console.layout.pattern = %d{HH:mm:ss} spark %p %c{1}: %m%n\n"
+    )
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
+    return file
+
+
+def _check_java() -> None:
+    home = os.environ.get("JAVA_HOME")
+    java = f"{home}/bin/java" if home else shutil.which("java")
+    hint = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
+    if java is None or not shutil.which(java):
+        raise JobError(f"Spark needs Java and none was found: {hint}")
+    printed = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60).stderr
+    version = printed.split('"')[1] if '"' in printed else ""
+    if version and int(version.split(".")[0]) < 17:
+        raise JobError(f"Spark needs Java 17 or newer, {java} is {version}: {hint}")
