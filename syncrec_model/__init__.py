@@ -1,0 +1,42 @@
+"""SyNCRec: cross-domain sequential recommendation that measures, per domain, what the other domains gave or took.
+
+Pure torch and numpy. Start at model.py, which names the files in the order of the paper.
+"""
+
+from .config import ModelConfig, TrainingConfig
+from .data import SequenceSet
+from .evaluation import CaseRanks, popularity_ranks, rank_cases
+from .measures import bootstrap_interval, choose_views, metrics, paired_difference, summarise
+from .model import Losses, SyNCRec
+from .recommend import PlainRecommendations, Recommender, TopN
+from .reports import EpochReport
+from .saving import load_model, save_model, warm_start
+from .training import FitResult, choose_device, fit
+from .vocabulary import Vocabulary
+
+__all__ = [
+    "CaseRanks",
+    "EpochReport",
+    "FitResult",
+    "Losses",
+    "ModelConfig",
+    "PlainRecommendations",
+    "Recommender",
+    "SequenceSet",
+    "SyNCRec",
+    "TopN",
+    "TrainingConfig",
+    "Vocabulary",
+    "bootstrap_interval",
+    "choose_device",
+    "choose_views",
+    "fit",
+    "load_model",
+    "metrics",
+    "paired_difference",
+    "popularity_ranks",
+    "rank_cases",
+    "save_model",
+    "summarise",
+    "warm_start",
+]

@@ -1,0 +1,176 @@
+"""What a model is and how it is trained: two typed records that refuse contradictory values."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+GATES = ("step", "sequence")
+LOSSES = ("softmax", "pairwise", "bce")
+CORRECTIONS = ("uniform", "bounded", "paper")
+MIM_SCORES = ("sigmoid", "cosine")
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16")
+
+
+class _Record:
+    """JSON form shared by both configurations."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return dataclasses.asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Build from plain values; an unknown name is refused with the list of known ones."""
+        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        for name in values:
+            if name not in known:
+                raise ValueError(f"{cls.__name__}: unknown setting {name!r}; known settings are {', '.join(known)}")
+        return cls(**values)
+
+    def _refuse(self, name: str, why: str) -> ValueError:
+        return ValueError(f"{type(self).__name__}.{name} = {getattr(self, name)!r}: {why}")
+
+    def _whole(self, name: str, low: int, high: int | None = None) -> None:
+        value = getattr(self, name)
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int)
+            or value < low
+            or (high is not None and value > high)
+        ):
+            span = f"at least {low}" if high is None else f"from {low} to {high}"
+            raise self._refuse(name, f"give a whole number {span}")
+
+    def _real(self, name: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
+        value = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise self._refuse(name, "give a finite number")
+        if value < low or value > high or (open_low and value == low):
+            raise self._refuse(name, f"give a number {'above' if open_low else 'from'} {low:g} up to {high:g}")
+
+    def _one_of(self, name: str, choices: tuple[str, ...]) -> None:
+        if getattr(self, name) not in choices:
+            raise self._refuse(name, f"choose one of {', '.join(choices)}")
+
+    def _flag(self, name: str) -> None:
+        if not isinstance(getattr(self, name), bool):
+            raise self._refuse(name, "give true or false")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(_Record):
+    """The shape of SyNCRec and which of its parts are on.
+
+    channels, max_length, n_experts: r, T and K of the paper. n_cross_experts: j, the experts 1..j that learn
+    from the cross task alone (the others learn from the single tasks alone).
+    gate: "step" mixes experts per step and is causal; "sequence" is the paper's gate over the whole window,
+    which sees future steps of the window in training (a leak: use it to reproduce, not to serve).
+    loss: "softmax" over the target's domain; "pairwise" is the paper's; "bce" the released code's.
+    correction: what multiplies each domain's cross loss. "uniform": 1. "bounded": lambda scaled to mean 1, fed
+    with the smoothed gap of the steps before, kept within [correction_floor, 2 - correction_floor] around 1.
+    "paper": lambda itself. Lambda is tracked and reported whatever this says.
+    temperature: delta of the lambda recursion. eta: share of the prediction losses against SC-MIM.
+    mim_score: rho of SC-MIM, the paper's sigmoid of a bilinear form or a scaled cosine.
+    mim_others_only: leave the user's own view out of the contrast sum, as the paper prints it.
+    """
+
+    channels: int = 64
+    max_length: int = 50
+    n_experts: int = 4
+    n_cross_experts: int = 2
+    n_layers: int = 1
+    n_heads: int = 1
+    ffn_multiplier: int = 2
+    dropout: float = 0.2
+    gate: str = "step"
+    loss: str = "softmax"
+    correction: str = "uniform"
+    correction_floor: float = 0.5
+    correction_momentum: float = 0.9
+    temperature: float = 1.0
+    mim: bool = True
+    mim_score: str = "sigmoid"
+    mim_others_only: bool = False
+    stop_gradient: bool = True
+    eta: float = 0.9
+
+    def __post_init__(self) -> None:
+        for name in ("channels", "max_length", "n_experts", "n_layers", "n_heads", "ffn_multiplier"):
+            self._whole(name, 1)
+        self._whole("n_cross_experts", 0, self.n_experts)
+        self._real("dropout", 0.0, 0.95)
+        self._real("correction_floor", 0.0, 1.0)
+        self._real("correction_momentum", 0.0, 0.9999)
+        self._real("temperature", 0.0, open_low=True)
+        self._real("eta", 0.0, 1.0, open_low=True)
+        self._one_of("gate", GATES)
+        self._one_of("loss", LOSSES)
+        self._one_of("correction", CORRECTIONS)
+        self._one_of("mim_score", MIM_SCORES)
+        for name in ("mim", "mim_others_only", "stop_gradient"):
+            self._flag(name)
+        self._refuse_contradictions()
+
+    def _refuse_contradictions(self) -> None:
+        if self.channels % self.n_heads:
+            raise self._refuse("n_heads", f"channels ({self.channels}) must be a multiple of the heads")
+        if self.max_length < 2:
+            raise self._refuse("max_length", "a window of one step has no history; give at least 2")
+        if self.stop_gradient and not 1 <= self.n_cross_experts < self.n_experts:
+            raise self._refuse(
+                "n_cross_experts",
+                f"with stop_gradient each side needs an expert of its own: give 1 to n_experts - 1 "
+                f"({self.n_experts - 1}), or set stop_gradient = false",
+            )
+        if self.mim and self.eta == 1:
+            raise self._refuse("eta", "SC-MIM would have no weight; give eta below 1 or set mim = false")
+
+    @classmethod
+    def preset(cls, name: str) -> ModelConfig:
+        """Return a named configuration.
+
+        "default" is what measured best so far. "paper" is the published equations; it differs from the printed
+        text only in signs, means for sums, pooling in SC-MIM and phi on shared targets (MODEL.md section 7).
+        Change single fields with `dataclasses.replace`.
+        """
+        if name == "default":
+            return cls()
+        if name == "paper":
+            return cls(
+                n_experts=5, n_cross_experts=4, gate="sequence", loss="pairwise", correction="paper",
+                mim_others_only=True,
+            )  # fmt: skip
+        raise ValueError(f"ModelConfig.preset: unknown preset {name!r}; known presets are default, paper")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(_Record):
+    """How one model is trained. batch_size counts users; patience counts epochs without a better validation."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    clip_norm: float = 5.0
+    patience: int = 3
+    seed: int = 0
+    threads: int = 0
+    device: str = "auto"
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "patience"):
+            self._whole(name, 1)
+        for name in ("warmup_steps", "seed", "threads"):
+            self._whole(name, 0)
+        self._real("learning_rate", 0.0, open_low=True)
+        self._real("weight_decay", 0.0)
+        self._real("clip_norm", 0.0, open_low=True)
+        self._one_of("device", DEVICES)
+        self._one_of("precision", PRECISIONS)

@@ -1,0 +1,37 @@
+"""Section 2: the shared embedding. Shapes: N packed tokens, T steps, C channels, V items, D domains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .batches import PackedSequences
+
+
+class SharedEmbedding(nn.Module):
+    """E = M[X] + P, with one table M for all tasks, as input and as output."""
+
+    def __init__(self, n_items: Sequence[int], max_length: int, channels: int, dropout: float) -> None:
+        super().__init__()
+        self.table_sizes = (1, *n_items)  # row 0 is padding
+        self.items_VC = nn.Parameter(torch.randn(sum(self.table_sizes), channels) * channels**-0.5)
+        self.positions_TC = nn.Parameter(torch.randn(max_length, channels) * 0.02)  # row 0: the newest step
+        self.sos_DC = nn.Parameter(torch.randn(len(n_items) + 1, channels) * channels**-0.5)  # one per task
+        self.dropout = nn.Dropout(dropout)
+        with torch.no_grad():
+            self.items_VC[0] = 0
+
+    def forward(self, packed: PackedSequences) -> Tensor:
+        """Return E, [N, C]."""
+        e_NC = F.embedding(packed.items_N, self.items_VC, padding_idx=0)
+        e_NC = e_NC + F.embedding(packed.positions_N, self.positions_TC)
+        is_sos_N1 = (packed.items_N == 0).unsqueeze(1)
+        e_NC = e_NC + is_sos_N1 * F.embedding(packed.tasks_N, self.sos_DC)
+        return self.dropout(e_NC)  # type: ignore[no-any-return]
+
+    def tables(self) -> tuple[Tensor, ...]:
+        """Return M^d for every domain, [V_d, C]."""
+        return torch.split(self.items_VC, list(self.table_sizes))[1:]

@@ -1,0 +1,75 @@
+"""Section 4: prediction losses, one value per target.
+
+Shapes: N targets of one domain, V items of that domain, C channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .batches import TrainingBatch
+
+
+def target_losses(kind: str, y_NC: Tensor, table_VC: Tensor, target_N: Tensor, negative_N: Tensor) -> Tensor:
+    """Return l of each target. target_N, negative_N: 1-based index of the item inside the domain.
+
+    softmax: cross-entropy over all V items of the domain (negative_N is not used).
+    pairwise: -log sigmoid(P(x+) - P(x-)) with P = sigmoid(score), the paper's.
+    bce: -log P(x+) - log(1 - P(x-)), the released code's.
+    """
+    if kind == "softmax":
+        return F.cross_entropy(y_NC @ table_VC.T, target_N - 1, reduction="none")
+    positive_N = (y_NC * F.embedding(target_N - 1, table_VC)).sum(-1)
+    chosen_N = (y_NC * F.embedding(negative_N - 1, table_VC)).sum(-1)
+    if kind == "pairwise":
+        return -F.logsigmoid(torch.sigmoid(positive_N) - torch.sigmoid(chosen_N))
+    return -F.logsigmoid(positive_N) - F.logsigmoid(-chosen_N)
+
+
+def uniform_negatives(target_N: Tensor, domain_N: Tensor, n_items_D1: Tensor) -> Tensor:
+    """Draw one uniform item of the target's domain per target, never the target itself.
+
+    n_items_D1: items by domain code (entry 0 unused). A domain with one item has no negative: its target returns.
+    """
+    others_N = (n_items_D1[domain_N] - 1).clamp(min=1)
+    draw_N = 1 + (torch.rand(target_N.shape, device=target_N.device, dtype=torch.float64) * others_N).long()
+    draw_N = draw_N + (draw_N >= target_N).long()
+    return torch.minimum(draw_N, n_items_D1[domain_N])
+
+
+def family_losses(
+    kind: str,
+    y_cross_NC: Tensor,
+    y_single_NC: Tensor,
+    tables: tuple[Tensor, ...],
+    batch: TrainingBatch,
+    n_items_D1: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return the losses of all cross targets and of all single targets; shared events share their negative."""
+    cross_negative_N = single_negative_N = torch.zeros(0, dtype=torch.int64, device=y_cross_NC.device)
+    if kind != "softmax":
+        cross_negative_N = uniform_negatives(batch.cross_targets_N, batch.cross_domains_N, n_items_D1)
+        own_N = uniform_negatives(batch.single_targets_N, batch.single_domains_N, n_items_D1)
+        shared_N = batch.shared_N
+        single_negative_N = torch.where(shared_N >= 0, cross_negative_N[shared_N.clamp(min=0)], own_N)
+    cross_index, losses, split = [], [], []
+    single_start = 0
+    for domain, table_VC in enumerate(tables, start=1):
+        index_n = torch.nonzero(batch.cross_domains_N == domain).squeeze(1)
+        n_single = batch.single.tokens_per_task[domain]
+        part = slice(single_start, single_start + n_single)
+        single_start += n_single
+        y_nC = torch.cat([y_cross_NC[index_n], y_single_NC[part]])
+        target_n = torch.cat([batch.cross_targets_N[index_n], batch.single_targets_N[part]])
+        negative_n = target_n
+        if kind != "softmax":
+            negative_n = torch.cat([cross_negative_N[index_n], single_negative_N[part]])
+        losses.append(target_losses(kind, y_nC, table_VC, target_n, negative_n))
+        cross_index.append(index_n)
+        split += [len(index_n), n_single]
+    parts = torch.split(torch.cat(losses), split)
+    in_domain_order_N = torch.cat(parts[0::2])
+    cross_loss_N = torch.zeros_like(in_domain_order_N).index_copy(0, torch.cat(cross_index), in_domain_order_N)
+    return cross_loss_N, torch.cat(parts[1::2])

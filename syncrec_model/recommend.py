@@ -1,0 +1,228 @@
+"""From histories to the best N items per user and domain: exact, deterministic, memory bounded by the batch.
+
+Shapes: U users, B users of a batch, D domains, V items of one domain, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .batches import SequenceReader
+from .data import SequenceSet
+from .evaluation import VIEWS
+from .model import SyNCRec
+from .vocabulary import Vocabulary
+
+Array = NDArray[Any]
+Seen = Sequence[Sequence[Array]]
+_REMOVED = torch.iinfo(torch.int64).min
+
+
+@dataclass(frozen=True)
+class TopN:
+    """One entry per recommendation, ordered by user, domain, rank. rank starts at 1; item is the domain's index."""
+
+    user: Array
+    domain: Array
+    rank: Array
+    item: Array
+    score: Array
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+    @classmethod
+    def join(cls, parts: Sequence[TopN]) -> TopN:
+        """Return the parts as one."""
+        if not parts:
+            return cls(*(np.zeros(0, dtype=kind) for kind in (np.int64, np.int8, np.int32, np.int32, np.float32)))
+        names = ("user", "domain", "rank", "item", "score")
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+@dataclass(frozen=True)
+class PlainRecommendations:
+    """items: per history and domain the (item_id, score) best first; ignored_items: unknown items per history."""
+
+    items: list[dict[str, list[tuple[str, float]]]]
+    ignored_items: list[int]
+
+
+class Recommender:
+    """A trained model, its vocabulary and the view that is served in each domain."""
+
+    def __init__(self, model: SyNCRec, vocabulary: Vocabulary, views: Mapping[str, str]) -> None:
+        if vocabulary.domains != model.domains or vocabulary.n_items != model.n_items:
+            raise ValueError("Recommender: model and vocabulary have different domains or item counts")
+        for domain in model.domains:
+            if views.get(domain) not in VIEWS:
+                raise ValueError(
+                    f"Recommender: view {views.get(domain)!r} of domain {domain!r}; give one of {', '.join(VIEWS)}"
+                )
+        self.model = model.eval()
+        self.vocabulary = vocabulary
+        self.views = dict(views)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.embedding.items_VC.device
+
+    @torch.inference_mode()
+    def encode(self, data: SequenceSet) -> tuple[Tensor, Tensor]:
+        """Return every user's cross view [U, C] and single views [D, U, C] after the newest event."""
+        reader, users = SequenceReader(data), np.arange(data.n_users)
+        y_cross_BC = self.model.encode(reader.serving_cross(users).to(self.device))
+        y_single_RC = self.model.encode(reader.serving_single(users).to(self.device))
+        return y_cross_BC, y_single_RC.reshape(len(self.model.domains), len(users), -1)
+
+    @torch.inference_mode()
+    def score(self, y_cross_BC: Tensor, y_single_BC: Tensor, domain: str) -> Tensor:
+        """Return the served scores of all items of a domain, [B, V], float32; item index i is column i - 1."""
+        code = self.vocabulary.domain_code(domain)
+        view = self.views[domain]
+        if view == "cross":
+            return self.model.scores(y_cross_BC, code)
+        if view == "single":
+            return self.model.scores(y_single_BC, code)
+        return self.model.blend(self.model.scores(y_cross_BC, code), self.model.scores(y_single_BC, code), code)
+
+    def top_n(
+        self,
+        data: SequenceSet,
+        n: int,
+        *,
+        seen: Seen | None = None,
+        repeats: Collection[str] = (),
+        batch_size: int = 256,
+    ) -> TopN:
+        """Return the best n items per user and domain; fewer where a domain has fewer unseen items.
+
+        seen[user][domain code - 1]: item indexes the user knows; by default the stored events. They are left out
+        except in the domains of `repeats`. Ties go to the lower item index.
+        """
+        return TopN.join(list(self.top_n_batches(data, n, seen=seen, repeats=repeats, batch_size=batch_size)))
+
+    def top_n_batches(
+        self,
+        data: SequenceSet,
+        n: int,
+        *,
+        seen: Seen | None = None,
+        repeats: Collection[str] = (),
+        batch_size: int = 256,
+    ) -> Iterator[TopN]:
+        """As top_n, one batch of users after the other: nothing grows with the number of users."""
+        self._check_call(data, n, seen, repeats)
+        for start in range(0, data.n_users, batch_size):
+            users = np.arange(start, min(start + batch_size, data.n_users))
+            part = data.select(users)
+            known = _stored_items(part) if seen is None else [seen[user] for user in users.tolist()]
+            yield self._top_n_of(part, n, known, repeats, start)
+
+    def _top_n_of(self, data: SequenceSet, n: int, seen: Seen, repeats: Collection[str], first_user: int) -> TopN:
+        y_cross_BC, y_single_DBC = self.encode(data)
+        parts = []
+        for code, domain in enumerate(self.model.domains, start=1):
+            scores_BV = self.score(y_cross_BC, y_single_DBC[code - 1], domain)
+            if not torch.isfinite(scores_BV).all():
+                raise ValueError(f"top_n: scores of domain {domain!r} are not finite numbers; the model is broken")
+            known = [
+                np.zeros(0, np.int64) if domain in repeats else np.asarray(s[code - 1], np.int64) for s in seen
+            ]
+            user, rank, item, score = _best(scores_BV, known, n)
+            parts.append(TopN(user + first_user, np.full(len(user), code, np.int8), rank, item, score))
+        joined = TopN.join(parts)
+        order = np.lexsort((joined.rank, joined.domain, joined.user))
+        return TopN(*(getattr(joined, name)[order] for name in ("user", "domain", "rank", "item", "score")))
+
+    def recommend(
+        self, histories: Sequence[Sequence[tuple[str, str, float]]], n: int, *, repeats: Collection[str] = ()
+    ) -> PlainRecommendations:
+        """Recommend for plain histories, each a list of (item_id, domain, ts) in any order.
+
+        Unknown items are ignored and counted; an unknown domain is refused with the known names.
+        """
+        events: list[tuple[int, int, int, float]] = []
+        ignored = [0] * len(histories)
+        for user, history in enumerate(histories):
+            for item_id, domain, ts in history:
+                code = self.vocabulary.domain_code(domain)
+                index = self.vocabulary.index_of(domain, item_id)
+                if index == 0:
+                    ignored[user] += 1
+                    continue
+                events.append((user, index, code, ts))
+        users, items, codes, times = (list(column) for column in zip(*events, strict=True)) if events else ([],) * 4
+        data = SequenceSet.from_events(
+            user_ids=np.array(users, dtype=np.int64),
+            item_indexes=np.array(items, dtype=np.int64),
+            domain_codes=np.array(codes, dtype=np.int64),
+            timestamps=np.array(times),
+            domains=self.model.domains,
+            n_items=self.model.n_items,
+            max_length=self.model.config.max_length,
+            users=np.arange(len(histories)),
+        )
+        seen = [[np.zeros(0, np.int64)] * len(self.model.domains) for _ in histories]
+        for user, index, code in zip(users, items, codes, strict=True):
+            seen[user][code - 1] = np.append(seen[user][code - 1], index)
+        found = self.top_n(data, n, seen=seen, repeats=repeats)
+        lists: list[dict[str, list[tuple[str, float]]]] = [{d: [] for d in self.model.domains} for _ in histories]
+        for user, code, item, score in zip(found.user, found.domain, found.item, found.score, strict=True):
+            domain = self.model.domains[code - 1]
+            lists[user][domain].append((self.vocabulary.item_id(domain, int(item)), float(score)))
+        return PlainRecommendations(lists, ignored)
+
+    def _check_call(self, data: SequenceSet, n: int, seen: Seen | None, repeats: Collection[str]) -> None:
+        if data.domains != self.model.domains or data.n_items != self.model.n_items:
+            raise ValueError("top_n: the sequences and the model have different domains or item counts")
+        if data.max_length > self.model.config.max_length:
+            raise ValueError(
+                f"top_n: sequences of {data.max_length} steps, the model reads {self.model.config.max_length}"
+            )
+        if n < 1:
+            raise ValueError(f"top_n: n = {n}; give at least 1")
+        if seen is not None and len(seen) != data.n_users:
+            raise ValueError(f"top_n: seen lists {len(seen)} users, the sequences have {data.n_users}")
+        if isinstance(repeats, str) or any(domain not in self.model.domains for domain in repeats):
+            raise ValueError(f"top_n: repeats = {repeats!r}; give names among {', '.join(self.model.domains)}")
+
+
+def _stored_items(data: SequenceSet) -> list[list[Array]]:
+    """Return per user and domain the items of the stored rows."""
+    seen = [[np.zeros(0, np.int64)] * len(data.domains) for _ in range(data.n_users)]
+    for user, code, items in zip(data.single_users_N, data.single_domains_N, data.single_items_NT, strict=True):
+        seen[user][code - 1] = items[items > 0]
+    return seen
+
+
+def _best(scores_BV: Tensor, known: Sequence[Array], n: int) -> tuple[Array, Array, Array, Array]:
+    """Return (user, rank, item, score) of the best n unknown items per row.
+
+    Score and item index become one integer that orders by score, then by lower index: no two are equal, so the
+    result does not depend on how top-k breaks ties.
+    """
+    n_items = scores_BV.shape[1]
+    bits_BV = (scores_BV + 0.0).view(torch.int32)  # + 0.0 makes -0.0 and 0.0 one score
+    ordered_BV = (bits_BV ^ ((bits_BV >> 31) & 0x7FFFFFFF)).long()
+    keys_BV = (ordered_BV << 32) + (n_items - torch.arange(n_items, device=scores_BV.device))
+    rows = np.repeat(np.arange(len(known)), [len(items) for items in known])
+    items = np.concatenate([*known, np.zeros(0, np.int64)]) - 1
+    if len(items) and not 0 <= items.min() <= items.max() < n_items:
+        raise ValueError(f"top_n: a seen item index is outside 1..{n_items}")
+    device = scores_BV.device
+    keys_BV[torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)] = _REMOVED
+    best_keys, best = keys_BV.topk(min(n, n_items), dim=1)
+    score = scores_BV.gather(1, best).cpu().numpy()
+    kept = (best_keys != _REMOVED).cpu().numpy()
+    user, place = np.nonzero(kept)
+    index = best.cpu().numpy()
+    return user, (place + 1).astype(np.int32), (index[kept] + 1).astype(np.int32), score[kept]

@@ -1,0 +1,244 @@
+"""fit: train a model, measure it after every epoch, keep the best epoch, resume after any interruption.
+
+The order of users and all random draws of an epoch follow from (seed, epoch) alone, so a run resumed at an epoch
+boundary continues as if it had never stopped: no generator state needs saving.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from .batches import SequenceReader
+from .checkpoint import (
+    fingerprint_of,
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    under,
+    write_checkpoint,
+)
+from .config import TrainingConfig
+from .data import SequenceSet
+from .model import Losses, SyNCRec
+from .reports import EpochReport, EpochSums, validation_figures
+
+CHOSEN_BY = "macro.blend.ndcg@10"
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training did. Epochs count from 1. notes: sentences a person should read."""
+
+    best_epoch: int
+    epochs: list[EpochReport]
+    stopped_early: bool
+    resumed_after: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device; "auto" takes CUDA where there is one, and "cuda" without one is refused."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError('TrainingConfig.device = "cuda", but torch sees no CUDA device; use "auto" or "cpu"')
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def fit(
+    model: SyNCRec,
+    train: SequenceSet,
+    valid: SequenceSet | None,
+    config: TrainingConfig,
+    *,
+    on_epoch: Callable[[EpochReport], None] | None = None,
+    checkpoint: Path | None = None,
+    progress: bool = True,
+) -> FitResult:
+    """Train the model in place and leave it with the weights of the best epoch, in evaluation mode.
+
+    Best is the highest validation macro NDCG@10 of the blend view; without validation cases the last epoch
+    counts, and the result's notes say so. Training stops after `patience` epochs without a better one.
+    on_epoch is called after each epoch, before its checkpoint is written: after a kill in between, the same
+    epoch is trained and reported again. checkpoint: a file to resume from when it belongs to the same data and
+    configuration, rewritten after every epoch. Raises ValueError for unusable data, FloatingPointError when the
+    loss stops being a number.
+    """
+    _check_data(model, train, valid)
+    run = _Run(model, train, valid, config)
+    if checkpoint is not None:
+        run.resume(Path(checkpoint))
+    resumed_after = len(run.epochs)
+    with _threads(config.threads), torch.random.fork_rng(), run.bar(progress) as bar:
+        while not run.finished:
+            report = run.epoch(bar)
+            if on_epoch is not None:
+                on_epoch(report)
+            if checkpoint is not None:
+                run.save(Path(checkpoint))
+    model.load_state_dict(run.best_weights)
+    model.eval()
+    if not run.has_cases:
+        run.notes.append("The validation split has no cases: the last epoch is used, not the best.")
+    return FitResult(run.best_epoch, run.epochs, run.stopped_early, resumed_after, run.notes)
+
+
+class _Run:
+    """The state of one training run between epochs: exactly what a checkpoint holds."""
+
+    def __init__(
+        self, model: SyNCRec, train: SequenceSet, valid: SequenceSet | None, config: TrainingConfig
+    ) -> None:
+        self.config = config
+        self.device = choose_device(config.device)
+        self.model = model.to(self.device)
+        self.reader = SequenceReader(train)
+        self.valid = valid
+        self.has_cases = valid is not None and bool(valid.cross_targets_UT.any())
+        self.users = np.flatnonzero(train.cross_lengths_U > 0)
+        self.steps_per_epoch = -(-len(self.users) // config.batch_size)
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.fingerprint = fingerprint_of(model.config, config, train, valid)
+        self.epochs: list[EpochReport] = []
+        self.best_epoch = 0
+        self.best_weights = _copy(model.state_dict())
+        self.notes: list[str] = []
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether patience has run out."""
+        return self.has_cases and len(self.epochs) - self.best_epoch >= self.config.patience and bool(self.epochs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether there is no further epoch to train."""
+        return len(self.epochs) >= self.config.epochs or self.stopped_early
+
+    def bar(self, progress: bool) -> Any:
+        """Return the progress bar; in a log file it writes a line now and then, not ten a second."""
+        return tqdm(
+            total=self.config.epochs * self.steps_per_epoch,
+            initial=len(self.epochs) * self.steps_per_epoch,
+            desc="train",
+            unit="batch",
+            disable=not progress,
+            mininterval=0.5 if sys.stderr.isatty() else 15,
+        )
+
+    def epoch(self, bar: Any) -> EpochReport:
+        """Train one epoch, measure, and remember the weights if they are the best."""
+        number = len(self.epochs) + 1
+        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, number]).generate_state(1)[0]))
+        began = time.perf_counter()
+        sums = EpochSums(len(self.model.domains), self.device)
+        self.model.train()
+        for step, users in enumerate(self._batches(number), start=(number - 1) * self.steps_per_epoch):
+            losses, norm = self._step(users, step)
+            sums.add(losses, norm)
+            bar.update()
+        seconds = time.perf_counter() - began
+        domains, totals = sums.figures(self.model)
+        if not np.isfinite([totals["loss"], totals["grad_norm"]]).all():
+            raise FloatingPointError(
+                f"epoch {number}: the loss or its gradient is not finite; lower TrainingConfig.learning_rate "
+                f"({self.config.learning_rate:g}) or clip_norm ({self.config.clip_norm:g})"
+            )
+        if self.has_cases and self.valid is not None:
+            by_domain, overall = validation_figures(self.model, self.valid)
+            totals |= overall
+            for domain, figures in by_domain.items():
+                domains[domain] |= figures
+        report = EpochReport(number, seconds, len(self.users) / max(seconds, 1e-9), domains, totals)
+        self._remember(report)
+        bar.set_postfix_str(report.line())
+        return report
+
+    def _step(self, users: NDArray[Any], step: int) -> tuple[Losses, Tensor]:
+        config = self.config
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+        batch = self.reader.training(users).to(self.device)
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
+            losses: Losses = self.model(batch)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        self.optimizer.step()
+        return losses, norm
+
+    def _batches(self, number: int) -> Iterator[NDArray[Any]]:
+        order = np.random.default_rng([self.config.seed, number]).permutation(self.users)
+        for start in range(0, len(order), self.config.batch_size):
+            yield order[start : start + self.config.batch_size]
+
+    def _remember(self, report: EpochReport) -> None:
+        best = self.epochs[self.best_epoch - 1].totals.get(CHOSEN_BY) if self.best_epoch else None
+        value = report.totals.get(CHOSEN_BY)
+        self.epochs.append(report)
+        if value is None or best is None or value > best:
+            self.best_epoch = report.epoch
+            self.best_weights = _copy(self.model.state_dict())
+
+    def save(self, path: Path) -> None:
+        """Write the checkpoint."""
+        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+        tensors |= {f"optimizer.{name}": v for name, v in optimizer_tensors(self.optimizer, self.model).items()}
+        reports = [report.to_dict() for report in self.epochs]
+        state = {"fingerprint": self.fingerprint, "best_epoch": self.best_epoch, "epochs": reports}
+        write_checkpoint(path, tensors, state)
+
+    def resume(self, path: Path) -> None:
+        """Continue from the checkpoint where there is one of this run."""
+        found = read_checkpoint(path, self.fingerprint)
+        if found is None:
+            if path.exists():
+                self.notes.append(f"{path} belongs to other data or settings: training started afresh.")
+            return
+        tensors, state = found
+        self.model.load_state_dict(under("model.", tensors))
+        self.best_weights = {name: value.to(self.device) for name, value in under("best.", tensors).items()}
+        restore_optimizer(self.optimizer, self.model, under("optimizer.", tensors))
+        self.epochs = [EpochReport(**report) for report in state["epochs"]]
+        self.best_epoch = int(state["best_epoch"])
+
+
+def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in weights.items()}
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _check_data(model: SyNCRec, train: SequenceSet, valid: SequenceSet | None) -> None:
+    for name, data in (("training", train), ("validation", valid)):
+        if data is None:
+            continue
+        if data.domains != model.domains or data.n_items != model.n_items:
+            raise ValueError(f"fit: the {name} sequences and the model have different domains or item counts")
+        if data.max_length > model.config.max_length:
+            raise ValueError(
+                f"fit: {name} sequences of {data.max_length} steps, the model reads {model.config.max_length}"
+            )
+    if not (train.cross_lengths_U > 0).any():
+        raise ValueError("fit: the training split has no events; check the cut and the landing days")
