@@ -130,6 +130,8 @@ class Scoring(_Section):
 
     top_n: int = Field(20, ge=1, le=1000, description="rows a user and domain")
     batch_users: int = Field(512, ge=1, description="users a model batch")
+    min_history: int = Field(1, ge=1, description="users with fewer known events are cold: popularity serves them")
+    popularity_days: int = Field(28, ge=1, description="days of events that popularity counts")
 
 
 class Spark(_Section):
@@ -162,7 +164,7 @@ class Sample(_Section):
     """The generated sample log; absent for real logs."""
 
     users: int = Field(3000, ge=10)
-    seed: int = 0
+    seed: int = 7
     start: date = date(2024, 1, 1)
 
 

@@ -18,13 +18,16 @@ from jobs.settings import Settings
 
 @contextmanager
 def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
-    """Open a session by the `[spark]` settings and stop it at the end.
+    """Open a session by the `[spark]` settings and stop it at the end; one that is already open is shared and kept.
 
     Raises
     ------
     JobError
         No Java 17 or newer is to be found.
     """
+    if (running := SparkSession.getActiveSession()) is not None:
+        yield running
+        return
     _check_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
@@ -50,12 +53,14 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
     for key, value in settings.spark.options.items():
         builder = builder.config(key, value)
+    open_before = SparkSession.getActiveSession() is not None
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     try:
         yield session
     finally:
-        session.stop()
+        if not open_before:
+            session.stop()
 
 
 def _quiet_log4j(folder: Path) -> Path:

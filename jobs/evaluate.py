@@ -1,0 +1,175 @@
+"""Measure tonight's challenger, the champion and popularity on the same test cases, domain by domain.
+
+A case ranks its target among all items of the target's domain. Writes domain_metrics: HR, NDCG and MRR of every
+view with bootstrap intervals over users, and the negative transfer gap (NTG) in its three forms: ntg_loss (the
+training losses' difference), ntg_ndcg (cross - single) and ntg_served (served - single).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Any
+
+import mlflow
+import numpy as np
+import pyarrow as pa
+from pyiceberg.expressions import EqualTo
+
+from jobs.build_sequences import split_windows
+from jobs.command import Run, run_job
+from jobs.errors import JobError
+from jobs.lakehouse import Lakehouse
+from jobs.night import Night
+from jobs.registry import CHAMPION, LoadedModel, Registry, Version
+from jobs.schemas import DOMAIN_METRICS
+from jobs.sequence_sets import count_events, read_sequences, read_vocabulary
+from jobs.train import metric_name
+from syncrec_model import (
+    CaseRanks,
+    SequenceSet,
+    paired_difference,
+    popularity_ranks,
+    rank_cases,
+    summarise,
+)
+
+log = logging.getLogger("syncrec")
+NTG_METRIC = "ndcg@10"
+TRAINING_METRICS = ("ntg_loss", "lambda", "weight")
+
+
+def rank_version(loaded: LoadedModel, test_set: SequenceSet, repeats: frozenset[str]) -> CaseRanks:
+    """Rank the test cases in every view of a version, and in the view it would serve."""
+    own = [domain for domain in test_set.domains if domain in repeats]
+    return rank_cases(loaded.model, test_set, repeats=own).with_served(loaded.views)
+
+
+def quality_rows(ranks: CaseRanks, role: str, version: str, split: str = "test") -> Iterator[dict[str, Any]]:
+    """Rows of domain_metrics with the quality of every view; the popularity baseline has no view."""
+    for row in summarise(ranks):
+        view = "" if role == "popularity" else row["view"]
+        yield {**row, "view": view, "role": role, "model_version": version, "split": split}
+
+
+def transfer_rows(ranks: CaseRanks, role: str, version: str, split: str = "test") -> Iterator[dict[str, Any]]:
+    """Rows of domain_metrics with NTG as a paired difference of NDCG@10 on the same cases, with its interval."""
+    for metric, view in (("ntg_ndcg", "cross"), ("ntg_served", "served")):
+        for code, domain in enumerate(ranks.domains, 1):
+            own = ranks.domain == code
+            if not own.any():
+                continue
+            value, low, high = paired_difference(
+                ranks.ranks[view][own], ranks.ranks["single"][own], ranks.user[own], metric=NTG_METRIC
+            )
+            yield {
+                "domain": domain, "split": split, "view": "", "metric": metric, "value": value, "low": low,
+                "high": high, "cases": int(own.sum()), "role": role, "model_version": version,
+            }  # fmt: skip
+
+
+def training_rows(loaded: LoadedModel, role: str) -> Iterator[dict[str, Any]]:
+    """Rows of domain_metrics that training left in the version: ntg_loss, lambda and weight of the chosen epoch."""
+    for domain, values in loaded.metadata.get("domains", {}).items():
+        for metric in TRAINING_METRICS:
+            if metric in values:
+                yield {
+                    "domain": domain, "split": "train", "view": "", "metric": metric,
+                    "value": float(values[metric]), "low": None, "high": None, "cases": None,
+                    "role": role, "model_version": loaded.version,
+                }  # fmt: skip
+
+
+def evaluate(run: Run) -> str:
+    """Rank, summarise, write domain_metrics, log the test figures to the challenger's MLflow run."""
+    settings, ds = run.settings, run.ds.isoformat()
+    lakehouse = Lakehouse(settings)
+    night = Night(run, lakehouse)
+    registry = Registry(settings)
+    challenger = registry.of_night(ds, night.run_id)
+    if challenger is None:
+        raise JobError(f"no version was registered for {ds} by run '{night.run_id}': run train first")
+    vocabulary = read_vocabulary(lakehouse, night, run.ds, settings.domain_names)
+    window = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[2]
+    test_set = read_sequences(lakehouse, night, run.ds, "test", vocabulary, settings.domain_names, window.start)
+    repeats = settings.repeating_domains
+    rows: list[dict[str, Any]] = []
+    for role, version in _versions(registry, challenger):
+        try:
+            loaded = registry.load(version.number, vocabulary)
+        except JobError as error:
+            if role == "challenger":
+                raise
+            log.info("the champion is not measured: %s", error)
+            continue
+        ranks = rank_version(loaded, test_set, repeats)
+        own = [*quality_rows(ranks, role, version.number), *transfer_rows(ranks, role, version.number)]
+        rows += own + list(training_rows(loaded, role))
+        night.note(**{f"{role}_ndcg": _macro(own)})
+        if role == "challenger":
+            _log_test(registry, version, own)
+    since = window.start - timedelta(days=settings.scoring.popularity_days)
+    counts = count_events(lakehouse, night, run.ds, since, window.start, vocabulary)
+    by_domain = dict(zip(vocabulary.domains, counts, strict=True))
+    popular = popularity_ranks(by_domain, test_set, [d for d in vocabulary.domains if d in repeats])
+    rows += quality_rows(popular, "popularity", "popularity")
+    _write(run, lakehouse, night, rows)
+    for line in ntg_lines(rows):
+        log.info(line)
+    return f"{len(popular)} test cases of {test_set.n_users} users; {len(rows)} metrics written"
+
+
+def _versions(registry: Registry, challenger: Version) -> Iterator[tuple[str, Version]]:
+    yield "challenger", challenger
+    champion = registry.at_alias(CHAMPION)
+    if champion is not None and champion.number != challenger.number:
+        yield "champion", champion
+
+
+def _macro(rows: Sequence[dict[str, Any]]) -> float | None:
+    for row in rows:
+        if (row["domain"], row["view"], row["metric"]) == ("macro", "served", NTG_METRIC):
+            return float(row["value"])
+    return None
+
+
+def _log_test(registry: Registry, version: Version, rows: Sequence[dict[str, Any]]) -> None:
+    with mlflow.start_run(run_id=version.run_id):
+        mlflow.log_metrics(
+            {
+                metric_name("test." + (f"{r['view']}." if r["view"] else "") + r["metric"], r["domain"]): r["value"]
+                for r in rows
+                if np.isfinite(r["value"])
+            }
+        )
+
+
+def _write(run: Run, lakehouse: Lakehouse, night: Night, rows: Sequence[dict[str, Any]]) -> None:
+    filled = [{**row, "run_id": night.run_id, "ds": run.ds} for row in rows]
+    table = pa.Table.from_pylist(filled, schema=DOMAIN_METRICS.arrow_schema)
+    staged = lakehouse.stage_arrow(DOMAIN_METRICS.name, table, run.ds, night.run_id)
+    snapshot = lakehouse.replace(
+        DOMAIN_METRICS.name, EqualTo("ds", run.ds.isoformat()), staged, ds=run.ds, run_id=night.run_id
+    )
+    night.pin(DOMAIN_METRICS.name, snapshot)
+
+
+def ntg_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The challenger's NTG per domain in words, one line a domain."""
+    for row in rows:
+        if row["role"] == "challenger" and row["metric"] == "ntg_ndcg":
+            word = "helped" if row["low"] > 0 else "hurt" if row["high"] < 0 else "no clear difference"
+            yield (
+                f"NTG {row['domain']}: {row['value']:+.4f} NDCG@10 [{row['low']:+.4f}, {row['high']:+.4f}] "
+                f"on {row['cases']} cases: other domains {word}"
+            ).replace("other domains no", "no")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from the command line."""
+    return run_job(evaluate, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,62 @@
+"""Publish the audited recommendations and the night's row in `nights`: from here on analysts see the new day."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+import pyarrow as pa
+from pyiceberg.expressions import EqualTo
+
+from jobs.command import Run, run_job
+from jobs.lakehouse import Lakehouse, code_version
+from jobs.night import Night
+from jobs.schemas import NIGHTS, RECOMMENDATIONS
+
+log = logging.getLogger("syncrec")
+PINNED = ("interactions", "items", "cross_sequences", "single_sequences", "recommendations")
+
+
+def publish(run: Run) -> str:
+    """Commit the staged files of score, then the row that pins every snapshot of the night."""
+    lakehouse = Lakehouse(run.settings)
+    night = Night(run, lakehouse)
+    staged = night.noted("recommendations_staged", made_by="score")
+    version = str(night.noted("served_version", made_by="gate"))
+    day = EqualTo("ds", run.ds.isoformat())
+    if night.get("recommendations_published") != staged:
+        snapshot = lakehouse.replace(
+            RECOMMENDATIONS.name, day, staged, ds=run.ds, run_id=night.run_id, properties={"model_version": version}
+        )
+        night.pin(RECOMMENDATIONS.name, snapshot)
+        night.note(recommendations_published=staged)
+    row = {
+        "ds": run.ds,
+        "run_id": night.run_id,
+        **{f"{table}_snapshot": night.snapshot(table) for table in PINNED},
+        "served_version": version,
+        "champion_before": night.get("champion_before"),
+        "challenger": night.get("challenger"),
+        "decision": night.noted("decision", made_by="gate"),
+        "reason": night.noted("reason", made_by="gate"),
+        "code_version": code_version(),
+        "published_at": datetime.now(UTC),
+    }
+    rows = pa.Table.from_pylist([row], schema=NIGHTS.arrow_schema)
+    files = lakehouse.stage_arrow(NIGHTS.name, rows, run.ds, night.run_id)
+    lakehouse.replace(
+        NIGHTS.name, day, files, ds=run.ds, run_id=night.run_id, properties={"model_version": version}
+    )
+    return (
+        f"{night.get('recommendations_count')} recommendations of {run.ds} published, scored by version {version}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from the command line."""
+    return run_job(publish, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

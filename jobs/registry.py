@@ -1,0 +1,237 @@
+"""The MLflow side of the night: tracking runs, model versions, aliases.
+
+A registered version is a pyfunc "models from code" with safetensors weights, config JSON and vocabulary; nothing
+is pickled. Aliases: `challenger` (trained tonight), `champion` (serves), `previous_champion` (for a rollback).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+import mlflow
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types.schema import Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
+
+from jobs.errors import JobError
+from jobs.settings import Settings
+from syncrec_model import SyNCRec, Vocabulary, load_model, warm_start
+
+CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
+HERE = Path(__file__).parent
+log = logging.getLogger("syncrec")
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([
+        ColSpec(DataType.string, "user_id"),
+        ColSpec(
+            Array(Object([
+                Property("item_id", DataType.string),
+                Property("domain", DataType.string),
+                Property("ts", DataType.long, required=False),
+            ])),
+            "history",
+        ),
+    ]),
+    outputs=Schema([
+        ColSpec(DataType.string, "user_id"),
+        ColSpec(DataType.string, "domain"),
+        ColSpec(DataType.integer, "rank"),
+        ColSpec(DataType.string, "item_id"),
+        ColSpec(DataType.double, "score"),
+    ]),
+    params=ParamSchema([ParamSpec("n", DataType.integer, 20)]),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """One version of the registered model."""
+
+    number: str
+    run_id: str
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A version in memory, widened to tonight's vocabulary.
+
+    known_items: per domain the items that the version was trained with; the others cannot be recommended by it.
+    """
+
+    version: str
+    model: SyNCRec
+    vocabulary: Vocabulary
+    known_items: tuple[int, ...]
+    views: dict[str, str]
+    metadata: dict[str, Any]
+
+
+class Registry:
+    """The tracking store and model registry of one project.
+
+    Raises
+    ------
+    JobError
+        MLflow cannot be reached; the message gives its address.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.name = settings.mlflow.model_name
+        uri = settings.tracking_uri
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        mlflow.set_tracking_uri(uri)
+        mlflow.set_registry_uri(uri)
+        self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        try:
+            self.experiment_id = self._experiment()
+        except Exception as error:
+            raise JobError(f"cannot reach MLflow at {uri.split('@')[-1]}: {error}") from error
+
+    def _experiment(self) -> str:
+        name = self.settings.mlflow.experiment
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            embedded = self.settings.tracking_uri.startswith("sqlite")
+            location = Path(self.settings.artifact_root).resolve().as_uri() if embedded else None
+            return str(self.client.create_experiment(name, artifact_location=location))
+        return str(found.experiment_id)
+
+    # --- versions -----------------------------------------------------------------------------------------
+
+    def at_alias(self, alias: str) -> Version | None:
+        """The version that carries an alias, or None."""
+        try:
+            return _version(self.client.get_model_version_by_alias(self.name, alias))
+        except MlflowException:
+            return None
+
+    def version(self, number: str) -> Version:
+        """One version by its number."""
+        try:
+            return _version(self.client.get_model_version(self.name, number))
+        except MlflowException as error:
+            raise JobError(f"model {self.name} has no version {number} in the registry: {error}") from error
+
+    def of_night(self, ds: str, run_id: str) -> Version | None:
+        """The version that this very night has already registered (a retry after a kill), or None."""
+        try:
+            found = self.client.search_model_versions(
+                f"name = '{self.name}' and tags.`syncrec.run_id` = '{run_id}'"
+            )
+        except MlflowException:
+            return None
+        own = [v for v in map(_version, found) if v.tags.get("ds") == ds]
+        return max(own, key=lambda v: int(v.number), default=None)
+
+    def move_alias(self, alias: str, number: str) -> None:
+        """Point an alias to a version."""
+        self.client.set_registered_model_alias(self.name, alias, number)
+
+    def tag(self, number: str, **tags: object) -> None:
+        """Set tags of a version."""
+        for key, value in tags.items():
+            self.client.set_model_version_tag(self.name, number, key, str(value))
+
+    def describe(self, number: str, text: str) -> None:
+        """Set the words that the registry page shows for a version."""
+        self.client.update_model_version(self.name, number, description=text)
+
+    def download(self, number: str, into: Path) -> Path:
+        """Copy a version's model folder (safetensors, config, vocabulary) to a local folder.
+
+        Raises
+        ------
+        JobError
+            The version's files are missing or cannot be fetched.
+        """
+        into.mkdir(parents=True, exist_ok=True)
+        try:
+            local = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{number}", dst_path=str(into))
+        except Exception as error:
+            raise JobError(f"cannot fetch model {self.name} version {number} from MLflow: {error}") from error
+        return Path(local) / "artifacts" / "model"
+
+    def load(self, number: str, vocabulary: Vocabulary) -> LoadedModel:
+        """Load a version and widen it to tonight's vocabulary.
+
+        Raises
+        ------
+        JobError
+            The version cannot be fetched, or its vocabulary is no prefix of tonight's.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            model, own, views, metadata = load_model(self.download(number, Path(folder)))
+        return widen(number, model, own, views, metadata, vocabulary)
+
+    def log_version(self, run_id: str, folder: Path, tags: Mapping[str, object], description: str) -> Version:
+        """Log a saved model folder to a run and register it as a new version with the alias `challenger`."""
+        from importlib.metadata import version as installed
+
+        packages = ("torch", "numpy", "safetensors", "pandas", "tqdm")
+        with mlflow.start_run(run_id=run_id):
+            info = mlflow.pyfunc.log_model(
+                name="model",
+                python_model=str(HERE / "registry_model.py"),
+                artifacts={"model": str(folder)},
+                code_paths=[str(HERE.parent / "syncrec_model")],
+                signature=SIGNATURE,
+                pip_requirements=[f"{p}=={installed(p).split('+')[0]}" for p in packages],
+                registered_model_name=self.name,
+            )
+        number = str(info.registered_model_version)
+        self.tag(number, **tags)
+        self.describe(number, description)
+        self.move_alias(CHALLENGER, number)
+        return self.version(number)
+
+    # --- runs ---------------------------------------------------------------------------------------------
+
+    def run_of_night(self, ds: str, run_id: str) -> str | None:
+        """The tracking run of this night's training, if an earlier attempt made one."""
+        found = self.client.search_runs(
+            [self.experiment_id], f"tags.`ds` = '{ds}' and tags.`syncrec.run_id` = '{run_id}'", max_results=1
+        )
+        return str(found[0].info.run_id) if found else None
+
+
+def _version(found: Any) -> Version:
+    return Version(number=str(found.version), run_id=str(found.run_id), tags=dict(found.tags))
+
+
+def widen(
+    number: str, model: SyNCRec, own: Vocabulary, views: dict[str, str], metadata: dict[str, Any], today: Vocabulary
+) -> LoadedModel:
+    """Give a model tonight's vocabulary; domains and items that it has never seen stay unknown to it."""
+    known = dict(zip(own.domains, own.n_items, strict=True))
+    if own != today:
+        wide = SyNCRec(model.config, today.domains, today.n_items)
+        try:
+            warm_start(wide, today, model, own)
+        except ValueError as error:
+            raise JobError(f"model version {number} does not fit tonight's items: {error}") from error
+        model = wide
+    return LoadedModel(
+        version=number,
+        model=model.eval(),
+        vocabulary=today,
+        known_items=tuple(known.get(domain, 0) for domain in today.domains),
+        views={domain: views.get(domain, "blend") for domain in today.domains},
+        metadata=metadata,
+    )
+
+
+__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "LoadedModel", "Registry", "Version", "widen"]

@@ -1,0 +1,257 @@
+"""Train tonight's challenger: SyNCRec on the night's sequences, logged to MLflow by epoch and domain.
+
+The night's training stops before the validation window; validation chooses the epoch and the served view of each
+domain; the test window is not touched. It starts from the champion where that fits, goes on from its last
+checkpoint after a kill, and registers one version a night with the alias `challenger`.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import date
+from typing import Any
+
+import mlflow
+
+from jobs.build_sequences import split_windows
+from jobs.command import Run, run_job
+from jobs.errors import JobError, NothingToDo
+from jobs.lakehouse import Lakehouse, code_version
+from jobs.night import Night
+from jobs.registry import CHAMPION, Registry, Version
+from jobs.sequence_sets import read_sequences, read_vocabulary
+from jobs.settings import Settings
+from syncrec_model import (
+    EpochReport,
+    FitResult,
+    ModelConfig,
+    SequenceSet,
+    SyNCRec,
+    TrainingConfig,
+    Vocabulary,
+    choose_views,
+    fit,
+    rank_cases,
+    save_model,
+    warm_start,
+)
+
+log = logging.getLogger("syncrec")
+
+
+def metric_name(name: str, domain: str = "") -> str:
+    """The name of a metric in MLflow, which knows no '@': ndcg@10 of books is `ndcg_at_10/books`."""
+    return name.replace("@", "_at_") + (f"/{domain}" if domain else "")
+
+
+def model_config(settings: Settings) -> ModelConfig:
+    """The model's configuration from `[model]` and `[sequences]`.
+
+    Raises
+    ------
+    JobError
+        A value is unknown or contradicts another.
+    """
+    try:
+        return replace(
+            ModelConfig.preset(settings.model.preset),
+            **{
+                "channels": settings.model.channels,
+                "max_length": settings.sequences.max_length,
+                **settings.model.options,
+            },
+        )
+    except (TypeError, ValueError) as error:
+        raise JobError(f"[model] {error}") from None
+
+
+def training_config(settings: Settings, warm: bool) -> TrainingConfig:
+    """The training configuration from `[training]`; fewer epochs when starting from the champion."""
+    own = settings.training
+    try:
+        return TrainingConfig(
+            **{
+                "epochs": own.warm_epochs if warm else own.epochs,
+                "batch_size": own.batch_size,
+                "learning_rate": own.learning_rate,
+                "seed": own.seed,
+                "threads": own.threads,
+                "device": own.device,
+                **own.options,
+            }
+        )
+    except (TypeError, ValueError) as error:
+        raise JobError(f"[training] {error}") from None
+
+
+def usable_champion(champion: Version | None, ds: date) -> Version | None:
+    """The champion to start from: only one that has seen nothing later than ds."""
+    if champion is None or champion.tags.get("ds", "9999") > ds.isoformat():
+        return None
+    return champion
+
+
+def train(run: Run) -> str:
+    """Fit, choose, save, register."""
+    settings, ds = run.settings, run.ds.isoformat()
+    lakehouse = Lakehouse(settings)
+    night = Night(run, lakehouse)
+    registry = Registry(settings)
+    if done := registry.of_night(ds, run.run_id):
+        return f"version {done.number} of this night is registered already"
+    champion = registry.at_alias(CHAMPION)
+    _check_due(settings, champion, run.ds)
+    vocabulary = read_vocabulary(lakehouse, night, run.ds, settings.domain_names)
+    _, valid_window, _, _ = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)
+    train_set = read_sequences(lakehouse, night, run.ds, "train", vocabulary, settings.domain_names)
+    valid_set = read_sequences(
+        lakehouse, night, run.ds, "valid", vocabulary, settings.domain_names, valid_window.start
+    )
+    n_cases = int(valid_set.cross_targets_UT.sum())
+    log.info(
+        "training on %d users, %d items in %d domains; %d validation cases",
+        train_set.n_users, sum(vocabulary.n_items), len(vocabulary.domains), n_cases,
+    )  # fmt: skip
+    if n_cases < settings.training.min_cases:
+        raise JobError(
+            f"only {n_cases} validation cases from {valid_window.start:%Y-%m-%d} to {valid_window.cut:%Y-%m-%d} "
+            f"(training.min_cases = {settings.training.min_cases}): "
+            "lengthen sequences.valid_days or wait for events"
+        )
+    model, start = _initial_model(registry, usable_champion(champion, run.ds), model_config(settings), vocabulary)
+    config = training_config(settings, warm=start != "cold")
+    return _fit_and_register(run, night, registry, model, start, config, vocabulary, train_set, valid_set)
+
+
+def _check_due(settings: Settings, champion: Version | None, ds: date) -> None:
+    if champion is None:
+        return
+    trained = date.fromisoformat(champion.tags.get("ds", "1970-01-01"))
+    if trained > ds:
+        raise NothingToDo(f"backfill: the champion is of {trained}; the version that was champion at {ds} scores")
+    if (ds - trained).days < settings.training.every_days:
+        raise NothingToDo(f"training.every_days = {settings.training.every_days} and the champion is of {trained}")
+
+
+def _initial_model(
+    registry: Registry, champion: Version | None, config: ModelConfig, vocabulary: Vocabulary
+) -> tuple[SyNCRec, str]:
+    """A fresh model, with the champion's weights where they fit; says which in words."""
+    import torch
+
+    torch.manual_seed(registry.settings.training.seed)
+    model = SyNCRec(config, vocabulary.domains, vocabulary.n_items)
+    if champion is None or not registry.settings.training.warm_start:
+        return model, "cold"
+    try:
+        loaded = registry.load(champion.number, vocabulary)
+        warm_start(model, vocabulary, loaded.model, loaded.vocabulary)
+    except (JobError, ValueError) as error:
+        log.info("cold start: the champion's weights do not fit: %s", error)
+        return model, "cold"
+    log.info("warm start from champion version %s", champion.number)
+    return model, f"version {champion.number}"
+
+
+def _fit_and_register(
+    run: Run,
+    night: Night,
+    registry: Registry,
+    model: SyNCRec,
+    start: str,
+    config: TrainingConfig,
+    vocabulary: Vocabulary,
+    train_set: SequenceSet,
+    valid_set: SequenceSet,
+) -> str:
+    settings, ds = run.settings, run.ds.isoformat()
+    folder = settings.state / "checkpoints" / f"{ds}-{run.run_id.replace(':', '_').replace('+', '_')}"
+    folder.mkdir(parents=True, exist_ok=True)
+    tags = {"ds": ds, "syncrec.run_id": run.run_id, "syncrec.code_version": code_version(), "start": start}
+    mlflow_run = registry.run_of_night(ds, run.run_id)
+    with mlflow.start_run(
+        run_id=mlflow_run, experiment_id=registry.experiment_id, run_name=f"night {ds}", tags=tags
+    ) as active:
+        _log_parameters(night, model, config, vocabulary, train_set)
+        result = fit(
+            model,
+            train_set,
+            valid_set,
+            config,
+            on_epoch=_log_epoch,
+            checkpoint=folder / "checkpoint",
+        )
+        views, chosen = _served_views(model, valid_set, settings)
+        metadata = _metadata(run, start, result, chosen)
+        save_model(folder / "model", model, vocabulary, views, metadata)
+        for domain, view in views.items():
+            mlflow.set_tag(f"view.{domain}", view)
+    trained_to = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[0].cut
+    version = registry.log_version(
+        active.info.run_id,
+        folder / "model",
+        {**tags, "trained_to": trained_to.isoformat()},
+        f"Night {ds}: trained on events before {trained_to:%Y-%m-%d} ({start} start), epoch {result.best_epoch}.",
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return f"version {version.number} registered as challenger (epoch {result.best_epoch}, {start} start)"
+
+
+def _served_views(
+    model: SyNCRec, valid_set: SequenceSet, settings: Settings
+) -> tuple[dict[str, str], dict[str, Any]]:
+    repeats = settings.repeating_domains
+    ranks = rank_cases(model, valid_set, views=("cross", "single", "blend"), repeats=repeats)
+    views = choose_views(ranks)
+    log.info("served views: %s", ", ".join(f"{domain} {view}" for domain, view in views.items()))
+    return views, {"cases": len(ranks.domain)}
+
+
+def _metadata(run: Run, start: str, result: FitResult, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    best = result.epochs[-1]
+    for report in result.epochs:
+        if report.epoch == result.best_epoch:
+            best = report
+    return {
+        "ds": run.ds.isoformat(),
+        "run_id": run.run_id,
+        "code_version": code_version(),
+        "start": start,
+        "best_epoch": result.best_epoch,
+        "domains": {name: dict(values) for name, values in best.domains.items()},
+        "repeats": sorted(run.settings.repeating_domains),
+        "validation": dict(chosen),
+    }
+
+
+def _log_parameters(
+    night: Night, model: SyNCRec, config: TrainingConfig, vocabulary: Vocabulary, train_set: SequenceSet
+) -> None:
+    values: dict[str, Any] = {f"model.{k}": v for k, v in model.config.to_dict().items()}
+    values |= {f"training.{k}": v for k, v in config.to_dict().items()}
+    values |= {f"items.{d}": n for d, n in zip(vocabulary.domains, vocabulary.n_items, strict=True)}
+    values |= {"users": train_set.n_users}
+    for table in ("interactions", "items", "cross_sequences", "single_sequences"):
+        values[f"snapshot.{table}"] = night.snapshot(table)
+    mlflow.log_params(values)
+
+
+def _log_epoch(report: EpochReport) -> None:
+    """One step of every per-domain curve."""
+    values = {metric_name(name): value for name, value in report.totals.items()}
+    values |= {"seconds": report.seconds, "users_per_s": report.users_per_s}
+    for domain, metrics in report.domains.items():
+        values |= {metric_name(name, domain): value for name, value in metrics.items()}
+    mlflow.log_metrics({k: float(v) for k, v in values.items() if v == v}, step=report.epoch)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the job from the command line."""
+    return run_job(train, argv)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
