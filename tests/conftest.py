@@ -1,0 +1,84 @@
+"""What all tests share: one Spark session, and settings of a small project in a temporary folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from jobs.settings import Settings
+from jobs.spark import spark_session
+
+SettingsFactory = Callable[..., Settings]
+
+SMALL: dict[str, Any] = {
+    "night": {"bootstrap_through": "2024-01-05"},
+    "domains": {"books": {}, "toys": {}, "groceries": {"repeats": True}},
+    "sources": (
+        {
+            "name": "books",
+            "files": "books*.csv",
+            "format": "csv",
+            "columns": ("user", "item", "rating", "time"),
+            "domain": "books",
+            "user": "user",
+            "item": "item",
+            "time": "time",
+            "time_unit": "s",
+        },
+        {
+            "name": "toys",
+            "files": "toys*.csv*",
+            "format": "csv",
+            "header": True,
+            "domain": "toys",
+            "user": "user_id",
+            "item": "asin",
+            "time": "timestamp",
+            "time_unit": "ms",
+        },
+        {
+            "name": "mixed",
+            "files": "mixed*.jsonl*",
+            "format": "jsonl",
+            "domain_column": "shop",
+            "user": "user",
+            "item": "item",
+            "time": "at",
+            "time_unit": "timestamp",
+        },
+        {
+            "name": "groceries",
+            "files": "groceries*.parquet",
+            "format": "parquet",
+            "domain": "groceries",
+            "user": "user",
+            "item": "item",
+            "time": "at",
+            "time_unit": "timestamp",
+        },
+    ),
+    "sequences": {"max_length": 8, "valid_days": 1, "test_days": 1},
+    "spark": {"shuffle_partitions": 2, "driver_memory": "1g"},
+}
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> SettingsFactory:
+    """Make settings: `settings()` is the small project, `settings(landing={"marker": None})` changes a section."""
+
+    def make(**changes: Any) -> Settings:
+        return Settings(**{"state_dir": tmp_path / "state", **SMALL, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """One Spark session for all tests; starting one takes seconds."""
+    small = Settings(**{"state_dir": tmp_path_factory.mktemp("spark"), **SMALL})
+    with spark_session(small, "tests") as session:
+        yield session
