@@ -1,0 +1,257 @@
+"""Ask the tables in SQL: runs a file, or opens a prompt.
+
+Every table and every view of sql/views is there by its name; nothing can be changed from here. FILE.sql is a path,
+or the name of a ready query of sql/queries, e.g. ntg_by_day. Without a file: a prompt (or lines from a pipe).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import duckdb
+from pyiceberg.exceptions import NoSuchNamespaceError
+from pyspark.errors import PySparkException
+from pyspark.sql import SparkSession
+
+from jobs.command import one_line
+from jobs.errors import JobError
+from jobs.lakehouse import NAMESPACE, Lakehouse
+from jobs.schemas import TABLES
+from jobs.settings import Settings, load_settings
+from jobs.spark import spark_session
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
+NO_NIGHT = "no night has run yet: make nightly"
+MOST_ROWS = 10_000
+HELP = """\
+end a statement with ;   e.g. select * from latest_night;   or   describe nights;
+.tables        the tables and views, and what one row of each is
+.queries       the ready queries
+.read NAME     run a ready query or a file
+.quit          leave (also Ctrl-D)"""
+
+Ask = Callable[[str], duckdb.DuckDBPyRelation | None]
+"""Runs SQL text and gives its rows, None for a statement without rows."""
+
+
+def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
+    """Open an in-memory DuckDB with every table, as committed at this moment, and every view.
+
+    Raises
+    ------
+    JobError
+        There are no tables yet, or DuckDB's Iceberg extension is not installed.
+    """
+    lakehouse = _lakehouse(settings)
+    locations = {name: lakehouse.metadata_location(name) for name in TABLES}
+    connection = duckdb.connect(config={"autoinstall_known_extensions": False})
+    for extension in ("avro", "iceberg"):
+        connection.load_extension(str(_extension(extension)))
+    connection.execute("set timezone = 'UTC'")
+    for name, location in locations.items():
+        path = location.replace("'", "''")
+        connection.execute(f"create view {name} as select * from iceberg_scan('{path}')")
+    for view in sql_files("views"):
+        connection.execute(f"create view {view.stem} as {view.read_text(encoding='utf-8')}")
+    return connection
+
+
+def spark_views(spark: SparkSession, settings: Settings) -> None:
+    """Register every table, as committed at this moment, and every view as temporary views of a Spark session.
+
+    Raises
+    ------
+    JobError
+        There are no tables yet.
+    """
+    lakehouse = _lakehouse(settings)
+    for name in TABLES:
+        lakehouse.read(spark, name, lakehouse.current_snapshot(name)).createOrReplaceTempView(name)
+    for view in sql_files("views"):
+        spark.sql(view.read_text(encoding="utf-8")).createOrReplaceTempView(view.stem)
+
+
+def sql_files(kind: str) -> list[Path]:
+    """The SQL files of one kind (views, queries, report) by name."""
+    return sorted((SQL / kind).glob("*.sql"))
+
+
+def find_query(name: str) -> Path:
+    """The file of a path or of a ready query's name.
+
+    Raises
+    ------
+    JobError
+        There is no such file; the message lists the ready queries.
+    """
+    for file in (Path(name), SQL / "queries" / name, SQL / "queries" / f"{name}.sql"):
+        if file.is_file():
+            return file
+    raise JobError(f"no query '{name}'; ready are: {', '.join(file.stem for file in sql_files('queries'))}")
+
+
+def _lakehouse(settings: Settings) -> Lakehouse:
+    if settings.catalog.uri is None and not settings.warehouse.exists():
+        raise JobError(NO_NIGHT)  # looking must not create anything
+    lakehouse = Lakehouse(settings)
+    try:
+        present = {name for _, name in lakehouse.catalog.list_tables(NAMESPACE)}
+    except NoSuchNamespaceError:
+        present = set()
+    if not present.issuperset(TABLES):
+        raise JobError(NO_NIGHT)
+    return lakehouse
+
+
+def _extension(name: str) -> Path:
+    """The extension file inside its wheel: DuckDB need not download it."""
+    package = importlib.util.find_spec(f"duckdb_extension_{name}")
+    folder = Path(package.origin).parent if package and package.origin else Path()
+    file = folder / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+    if not file.is_file():
+        raise JobError(
+            f"DuckDB {duckdb.__version__} lacks its {name} extension: "
+            f"pip install duckdb-extension-{name}=={duckdb.__version__}"
+        )
+    return file
+
+
+@contextlib.contextmanager
+def _open(settings: Settings, engine: str) -> Iterator[Ask]:
+    if engine == "duckdb":
+        with connect(settings) as connection:
+            yield connection.sql
+        return
+    _lakehouse(settings)  # a clear answer before Spark's slow start
+    with spark_session(settings, "query") as spark, duckdb.connect() as connection:
+        connection.execute("set timezone = 'UTC'")
+        spark_views(spark, settings)
+
+        def ask(text: str) -> duckdb.DuckDBPyRelation | None:
+            rows = spark.sql(text).limit(MOST_ROWS).toArrow()
+            return connection.from_arrow(rows) if rows.column_names else None
+
+        yield ask
+
+
+def _show(rows: duckdb.DuckDBPyRelation | None, most: int) -> None:
+    """Print an aligned table that ends with the number of rows."""
+    if rows is None:
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
+    rows.show(max_rows=most, max_width=width)
+
+
+def _one_answer(ask: Ask, text: str, most: int) -> bool:
+    """Run one text; an error becomes one line. Tells whether it ran."""
+    try:
+        _show(ask(text), most)
+    except (duckdb.Error, PySparkException) as error:
+        # the engine's own first line says what is wrong; Spark's next ones are its plan
+        reason = str(error).split("\n\n")[0]
+        print(f"error: {one_line(Exception(reason))}", file=sys.stderr, flush=True)
+        return False
+    return True
+
+
+def _print_tables() -> None:
+    width = max(len(name) for name in [*TABLES, *(view.stem for view in sql_files("views"))])
+    for table in TABLES.values():
+        print(f"{table.name:{width}}  one row: {table.grain}")
+    _print_titles("views", width)
+
+
+def _print_titles(kind: str, width: int = 0) -> None:
+    files = sql_files(kind)
+    width = width or max(len(file.stem) for file in files)
+    for file in files:
+        title = file.read_text(encoding="utf-8").splitlines()[0].removeprefix("-- ")
+        print(f"{file.stem:{width}}  {title}")
+
+
+def _command(ask: Ask, line: str, most: int) -> bool:
+    """Do one dot command; tells whether it was understood and ran."""
+    word, _, rest = line.rstrip(" ;").partition(" ")
+    if word == ".tables":
+        _print_tables()
+    elif word == ".queries":
+        _print_titles("queries")
+    elif word == ".read":
+        try:
+            return _one_answer(ask, find_query(rest.strip()).read_text(encoding="utf-8"), most)
+        except (JobError, OSError, UnicodeDecodeError) as error:
+            print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
+            return False
+    else:
+        print(HELP)
+        return word == ".help"
+    return True
+
+
+def prompt(ask: Ask, most: int) -> int:
+    """Read statements from standard input until its end; 1 if one of them failed, 0 otherwise."""
+    person = sys.stdin.isatty()
+    if person:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401  (arrow keys and history in input())
+        print("Tables and views in SQL; .tables lists them, .help says more, .quit leaves.")
+    failed = False
+    text = ""
+    while True:
+        try:
+            line = input((" ...> " if text else "sql> ") if person else "")
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            print()
+            text = ""
+            continue
+        if not text and line.startswith("."):
+            if line.strip() in (".quit", ".exit"):
+                return int(failed)
+            failed |= not _command(ask, line.strip(), most)
+            continue
+        text = f"{text}{line}\n" if text or line.strip() else ""
+        if line.split("--")[0].rstrip().endswith(";"):
+            failed |= not _one_answer(ask, text, most)
+            text = ""
+    if text.strip():
+        failed |= not _one_answer(ask, text, most)
+    return int(failed and not person)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, answer, and give the exit code: 0 answered, 1 a clear error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.query", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", nargs="?", help="an SQL file or the name of a ready query; default: a prompt")
+    parser.add_argument("--config", type=Path, help="settings file; default $SYNCREC_CONFIG, else syncrec.toml")
+    parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb", help="default: duckdb")
+    parser.add_argument("--rows", type=int, default=60, help="print at most so many rows; default 60")
+    parsed = parser.parse_args(argv)
+    try:
+        text = find_query(parsed.file).read_text(encoding="utf-8") if parsed.file else None
+        with _open(load_settings(parsed.config), parsed.engine) as ask:
+            code = prompt(ask, parsed.rows) if text is None else int(not _one_answer(ask, text, parsed.rows))
+            sys.stdout.flush()
+            return code
+    except JobError as error:
+        print(f"error: query: {one_line(error)}", file=sys.stderr, flush=True)
+    except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, BrokenPipeError):  # `| head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        print(f"error: query: {parsed.file}: {one_line(error)}", file=sys.stderr, flush=True)
+    return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

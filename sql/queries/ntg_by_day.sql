@@ -1,0 +1,32 @@
+-- Do the other domains help or hurt each domain, night by night?
+-- How to read: ntg_ndcg is the cross view minus the single view (ndcg@10) with its 95 % interval,
+-- for the version trained that night. 'hurts' or 'helps' only where the interval leaves zero out.
+-- ntg_served says the same of what users get; lambda_weight is the weight of the domain in the
+-- loss.
+with
+
+gaps as (
+    select * from ntg_by_night
+),
+
+final as (
+    select
+        ds,
+        domain,
+        model_version,
+        round(ntg_ndcg, 4) as ntg_ndcg,
+        round(ntg_ndcg_low, 4) as low,
+        round(ntg_ndcg_high, 4) as high,
+        case
+            when ntg_ndcg_high < 0 then 'hurts'
+            when ntg_ndcg_low > 0 then 'helps'
+            else 'not clear'
+        end as transfer,
+        round(ntg_served, 4) as ntg_served,
+        round(ntg_loss, 4) as ntg_loss,
+        round(lambda_weight, 4) as lambda_weight,
+        published
+    from gaps
+)
+
+select * from final order by ds desc, published desc, model_version asc, domain asc

@@ -1,0 +1,22 @@
+-- Which version served each night, and why was the challenger promoted or refused?
+-- How to read: one line a published night, newest first. no_challenger: training failed or was not
+-- due.
+with
+
+published_nights as (
+    select * from nights
+),
+
+final as (
+    select
+        ds,
+        decision,
+        served_version,
+        champion_before,
+        challenger,
+        reason,
+        code_version
+    from published_nights
+)
+
+select * from final order by ds desc

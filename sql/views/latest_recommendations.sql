@@ -1,0 +1,38 @@
+-- The recommendations of the newest published night: what users are shown now.
+-- Grain: one user, domain, arm and rank.
+-- Columns:
+--   user_id         user; '__anyone__' holds the lists for users never seen
+--   domain          domain of the item
+--   rank            1 is best
+--   item_id         the recommended item
+--   score           model logit (source = model), share of recent events (source = popularity)
+--   source          model, or popularity where the model had too little
+--   model_version   registry version of the model that scored
+--   arm             A/B arm; 'champion' where none is configured
+--   ds              the night
+with
+
+all_recommendations as (
+    select * from recommendations
+),
+
+newest as (
+    select max(ds) as ds from nights
+),
+
+final as (
+    select
+        all_recommendations.user_id,
+        all_recommendations.domain,
+        all_recommendations.rank,
+        all_recommendations.item_id,
+        all_recommendations.score,
+        all_recommendations.source,
+        all_recommendations.model_version,
+        all_recommendations.arm,
+        all_recommendations.ds
+    from all_recommendations
+    inner join newest on all_recommendations.ds = newest.ds
+)
+
+select * from final

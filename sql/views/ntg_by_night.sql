@@ -1,0 +1,68 @@
+-- The negative transfer gap (NTG) of the version that each night trained: did other domains help?
+-- Above 0: what the model learned from the other domains helps this one. Below 0: it hurts.
+-- Grain: one run and domain ('macro' is the plain mean over domains, 'min' the worst).
+-- Nights that did not train have no rows.
+-- Columns:
+--   ds, run_id                          the night and its run
+--   model_version                       the version trained that night
+--   domain                              the domain
+--   ntg_loss                            single-domain loss minus cross-domain loss, in training
+--   ntg_ndcg, ntg_ndcg_low, _high       ndcg@10: cross view minus single view, 95 % interval
+--   ntg_served, ntg_served_low, _high   ndcg@10: served view minus single view, 95 % interval
+--   lambda_weight                       weight (lambda) of the domain in the corrected loss
+--   cases                               test cases behind ntg_ndcg
+--   published                           whether this run published the night
+with
+
+trained as (
+    select * from domain_metrics
+    where role = 'challenger'
+),
+
+published_nights as (
+    select * from nights
+),
+
+measured as (
+    select
+        ds,
+        run_id,
+        model_version,
+        domain,
+        max(case when split = 'train' and metric = 'ntg_loss' then value end) as ntg_loss,
+        max(case when split = 'test' and metric = 'ntg_ndcg' then value end) as ntg_ndcg,
+        max(case when split = 'test' and metric = 'ntg_ndcg' then low end) as ntg_ndcg_low,
+        max(case when split = 'test' and metric = 'ntg_ndcg' then high end) as ntg_ndcg_high,
+        max(case when split = 'test' and metric = 'ntg_served' then value end) as ntg_served,
+        max(case when split = 'test' and metric = 'ntg_served' then low end) as ntg_served_low,
+        max(case when split = 'test' and metric = 'ntg_served' then high end) as ntg_served_high,
+        max(case when split = 'train' and metric = 'lambda' then value end) as lambda_weight,
+        max(case when split = 'test' and metric = 'ntg_ndcg' then cases end) as cases
+    from trained
+    group by ds, run_id, model_version, domain
+),
+
+final as (
+    select
+        measured.ds,
+        measured.run_id,
+        measured.model_version,
+        measured.domain,
+        measured.ntg_loss,
+        measured.ntg_ndcg,
+        measured.ntg_ndcg_low,
+        measured.ntg_ndcg_high,
+        measured.ntg_served,
+        measured.ntg_served_low,
+        measured.ntg_served_high,
+        measured.lambda_weight,
+        measured.cases,
+        published_nights.run_id is not null as published
+    from measured
+    left join published_nights
+        on
+            measured.ds = published_nights.ds
+            and measured.run_id = published_nights.run_id
+)
+
+select * from final

@@ -1,0 +1,226 @@
+"""A small lakehouse with planted numbers: nights 29 and 30 January are published, the 31st failed its audit.
+
+Two domains, three users. One item id is hostile HTML. Tests say which numbers must come out.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.expressions import And, EqualTo
+
+from jobs.lakehouse import Lakehouse
+from jobs.schemas import TABLES
+from jobs.settings import Settings
+
+D27, D28, D29, D30, D31 = (date(2024, 1, day) for day in range(27, 32))
+HOSTILE = "<script>alert('b3')</script>"
+RUNS = {D29: "run-29", D30: "run-30", D31: "run-31"}
+
+# (arrival, day of the event, user, domain, item)
+EVENTS = [
+    (D28, D28, "ann", "books", "b1"),
+    (D28, D28, "ann", "books", "b2"),
+    (D28, D28, "bob", "books", "b1"),
+    (D28, D28, "bob", "toys", "t1"),
+    (D28, D28, "cai", "toys", "t2"),
+    (D29, D29, "ann", "toys", "t1"),
+    (D29, D29, "bob", "books", "b2"),
+    (D29, D27, "cai", "books", "b1"),  # two days late
+    (D30, D30, "ann", "books", HOSTILE),
+    (D31, D31, "bob", "toys", "t3"),
+]
+ITEMS = [
+    ("books", "b1", 1, D28),
+    ("books", "b2", 2, D28),
+    ("books", HOSTILE, 3, D30),
+    ("toys", "t1", 1, D28),
+    ("toys", "t2", 2, D28),
+    ("toys", "t3", 3, D31),
+]
+REJECTS = [
+    (D29, "books", "bad_time", "books.csv", "ann,b1,5,yesterday"),
+    (D29, "books", "bad_time", "books.csv", "ann,b2,5,never"),
+    (D29, "books", "null_user", "books.csv", ",b1,5,1706500000"),
+    (D30, "toys", "broken_line", "toys.csv.gz", HOSTILE),
+]
+# night -> (user, domain, source) -> items, best first
+LISTS: dict[date, dict[tuple[str, str, str], list[str]]] = {
+    D29: {
+        ("ann", "books", "model popularity"): ["b1", "b2"],
+        ("ann", "toys", "model model"): ["t1", "t2"],
+        ("bob", "books", "model model"): ["b1", "b2"],
+        ("cai", "toys", "popularity popularity"): ["t1", "t2"],
+        ("__anyone__", "books", "popularity popularity"): ["b1", "b2"],
+        ("__anyone__", "toys", "popularity popularity"): ["t1", "t2"],
+    },
+    D30: {
+        ("ann", "books", "model model"): ["b1", HOSTILE],
+        ("ann", "toys", "model model"): ["t2", "t1"],
+        ("bob", "books", "model model"): [HOSTILE, "b2"],
+        ("bob", "toys", "model"): ["t1"],
+        ("cai", "toys", "popularity"): ["t1"],
+        ("__anyone__", "books", "popularity popularity"): ["b1", "b2"],
+        ("__anyone__", "toys", "popularity popularity"): ["t1", "t2"],
+    },
+}
+# night, version, role -> domain -> (ndcg of the cross, single, served view, lambda)
+QUALITY: dict[tuple[date, str, str], dict[str, tuple[float, float, float, float]]] = {
+    (D29, "1", "challenger"): {"books": (0.30, 0.28, 0.31, 1.2), "toys": (0.15, 0.20, 0.199, 0.8)},
+    (D30, "2", "challenger"): {"books": (0.33, 0.29, 0.34, 1.3), "toys": (0.18, 0.20, 0.21, 0.7)},
+    (D30, "1", "champion"): {"books": (0.29, 0.27, 0.30, 1.2), "toys": (0.14, 0.19, 0.189, 0.8)},
+    (D31, "3", "challenger"): {"books": (0.32, 0.29, 0.33, 1.3), "toys": (0.19, 0.20, 0.22, 0.7)},
+}
+POPULARITY = {"books": 0.10, "toys": 0.12}
+AUDITS = [
+    (D29, "interactions", "rows in = rows out + rejected + duplicates", True, 8, 0),
+    (D29, "recommendations", "every user has a list", True, 12, 0),
+    (D30, "recommendations", "every user has a list", True, 12, 0),
+    (D31, "interactions", "rows in = rows out + rejected + duplicates", True, 1, 0),
+    (D31, "recommendations", "no seen item where a domain does not repeat", False, 12, 5),
+]
+
+
+CONFIG = """
+state_dir = "{state}"
+[night]
+bootstrap_through = 2024-01-28
+[domains.books]
+[domains.toys]
+[[sources]]
+name = "books"
+domain = "books"
+files = "books.csv"
+format = "csv"
+columns = ["user", "item", "time"]
+user = "user"
+item = "item"
+time = "time"
+time_unit = "s"
+"""
+
+
+def write_config(folder: Path) -> Path:
+    """A configuration file whose state lies beside it."""
+    file = folder / "syncrec.toml"
+    file.write_text(CONFIG.format(state=folder / "state"))
+    return file
+
+
+def fill(settings: Settings, nights: tuple[date, ...] = (D29, D30, D31)) -> Lakehouse:
+    """Fill the tables with what these nights (and the bootstrap day before them) left behind."""
+    lakehouse = Lakehouse(settings)
+    lakehouse.create_tables()
+    for day in (D28, *nights):
+        put(lakehouse, "interactions", day, [_event(n, *e) for n, e in enumerate(EVENTS) if e[0] == day])
+        put(lakehouse, "rejected_interactions", day, [_reject(*r) for r in REJECTS if r[0] == day])
+        for domain in ("books", "toys"):
+            put(lakehouse, "items", day, [_item(*i) for i in ITEMS if (i[0], i[3]) == (domain, day)], domain)
+        put(lakehouse, "recommendations", day, _recommendations(day))
+        put(lakehouse, "domain_metrics", day, _metrics(day))
+        put(lakehouse, "audits", day, [_audit(*a) for a in AUDITS if a[0] == day])
+        if day in LISTS:
+            put(lakehouse, "nights", day, [_night(day, lakehouse.current_snapshot("recommendations"))])
+    return lakehouse
+
+
+def put(lakehouse: Lakehouse, table: str, day: date, rows: list[dict[str, Any]], domain: str | None = None) -> None:
+    """Replace the day's rows of one table."""
+    schema = TABLES[table].arrow_schema
+    column = "arrival_ds" if "arrival_ds" in schema.names else "ds"
+    run_id = RUNS.get(day, "bootstrap")
+    files = lakehouse.stage_arrow(table, pa.Table.from_pylist(rows, schema=schema), day, run_id)
+    where = EqualTo(column, day.isoformat())
+    lakehouse.replace(
+        table, And(where, EqualTo("domain", domain)) if domain else where, files, ds=day, run_id=run_id
+    )
+
+
+def _event(number: int, arrival: date, day: date, user: str, domain: str, item: str) -> dict[str, Any]:
+    ts = datetime(day.year, day.month, day.day, 12, tzinfo=UTC) + timedelta(minutes=number)
+    values = {"user_id": user, "item_id": item, "domain": domain, "source": domain}
+    return values | {"ts": ts, "event_id": number, "event_day": day, "arrival_ds": arrival}
+
+
+def _reject(arrival: date, source: str, reason: str, file: str, content: str) -> dict[str, Any]:
+    return {"arrival_ds": arrival, "source": source, "reason": reason, "file": file, "content": content}
+
+
+def _item(domain: str, item: str, index: int, arrival: date) -> dict[str, Any]:
+    return {"domain": domain, "item_id": item, "item_index": index, "arrival_ds": arrival}
+
+
+def _recommendations(day: date) -> list[dict[str, Any]]:
+    return [
+        {
+            "user_id": user,
+            "domain": domain,
+            "rank": rank,
+            "item_id": item,
+            "score": 3.0 - rank if source == "model" else 0.5 / rank,
+            "source": source,
+            "model_version": "1" if day == D29 else "2",
+            "arm": "champion",
+            "ds": day,
+        }
+        for (user, domain, sources), items in LISTS.get(day, {}).items()
+        for rank, (source, item) in enumerate(zip(sources.split(), items, strict=True), start=1)
+    ]
+
+
+def _metrics(day: date) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+
+    def add(version: str, role: str, split: str, domain: str, view: str, metric: str, value: float) -> None:
+        near = {"low": value - 0.01, "high": value + 0.01, "cases": 100} if split == "test" else {}
+        key = {"run_id": RUNS[day], "model_version": version, "role": role, "domain": domain, "ds": day}
+        rows.append(key | {"split": split, "view": view, "metric": metric, "value": value} | near)
+
+    def add_ranking(version: str, role: str, domain: str, view: str, ndcg: float) -> None:
+        for metric, value in (("ndcg@10", ndcg), ("hr@10", 2 * ndcg), ("mrr@10", ndcg / 2), ("ndcg@5", ndcg / 3)):
+            add(version, role, "test", domain, view, metric, value)
+
+    for (night, version, role), domains in QUALITY.items():
+        if night != day:
+            continue
+        books, toys = domains["books"], domains["toys"]
+        macro = tuple((b + t) / 2 for b, t in zip(books, toys, strict=True))
+        least = tuple(min(b, t) for b, t in zip(books, toys, strict=True))
+        for domain, (cross, single, served, weight) in {**domains, "macro": macro, "min": least}.items():
+            for view, ndcg in (("cross", cross), ("single", single), ("served", served)):
+                add_ranking(version, role, domain, view, ndcg)
+            add(version, role, "test", domain, "", "ntg_ndcg", cross - single)
+            add(version, role, "test", domain, "", "ntg_served", served - single)
+            if role == "challenger" and domain in domains:
+                add(version, role, "train", domain, "", "ntg_loss", 10 * (cross - single))
+                add(version, role, "train", domain, "", "lambda", weight)
+    if rows:
+        for domain, ndcg in POPULARITY.items():
+            add_ranking("popularity", "popularity", domain, "", ndcg)
+        add_ranking("popularity", "popularity", "macro", "", sum(POPULARITY.values()) / 2)
+        add_ranking("popularity", "popularity", "min", "", min(POPULARITY.values()))
+    return rows
+
+
+def _audit(day: date, table: str, rule: str, success: bool, checked: int, failed: int) -> dict[str, Any]:
+    values = {"table_name": table, "rule": rule, "success": success, "checked": checked, "failed": failed}
+    return values | {"run_id": RUNS[day], "observed": f"{failed} of {checked} rows", "ds": day}
+
+
+def _night(day: date, snapshot: int | None) -> dict[str, Any]:
+    first = day == D29
+    return {
+        "ds": day,
+        "run_id": RUNS[day],
+        "recommendations_snapshot": snapshot,
+        "served_version": "1" if first else "2",
+        "champion_before": None if first else "1",
+        "challenger": "1" if first else "2",
+        "decision": "promoted",
+        "reason": "first champion" if first else "served ndcg@10 rose in every domain",
+        "code_version": "abc123",
+        "published_at": datetime(day.year, day.month, day.day, 3, tzinfo=UTC) + timedelta(days=1),
+    }
