@@ -1,0 +1,138 @@
+"""The night's graph: names, order, retries, timeouts, the pool. Every step is one command of the jobs environment.
+
+A step knows its day and its run through two environment variables and quoted shell variables: no value is ever
+templated into the text of a shell line. Exit code 99 means "nothing to do tonight" and shows as skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule
+
+HERE = Path(__file__).resolve().parent.parent
+JOBS_PYTHON = os.environ.get("SYNCREC_JOBS_PYTHON") or f"{HERE}/.venv/jobs/bin/python"
+HOME = os.environ.get("SYNCREC_HOME") or str(HERE)
+CONFIG = os.environ.get("SYNCREC_CONFIG") or "syncrec.toml"
+RETRIES = int(os.environ.get("SYNCREC_RETRIES") or 2)
+RETRY_SECONDS = float(os.environ.get("SYNCREC_RETRY_SECONDS") or 120)
+GPU_QUEUE = os.environ.get("SYNCREC_GPU_QUEUE")  # e.g. "gpu" under Celery: the workers that have one
+
+NIGHT_DOC = """
+### One night of SyNCRec
+Turns the landing files of one day into tomorrow's recommendation tables.
+
+- **The day** is `data_interval_start`; its cutoff is midnight UTC after it. A run triggered by hand at some time
+  works on the last day that was complete by then, as a scheduled one does.
+- **Green** means: tomorrow's recommendations are published. If `train` or `evaluate` fails, the champion still
+  scores, the run stays green, and the report says so.
+- **Red** means: the published tables are as they were. The last line of the failed task's log that begins with
+  `error:` says what was wrong and what to do. Mend it and clear the task: every step can be run again.
+"""
+
+
+def step(name: str, doc: str, *, hours: float, **arguments: object) -> BashOperator:
+    """One step: the job of that name, with the day and the run in its environment."""
+    return BashOperator(
+        task_id=name,
+        bash_command=f'exec "$SYNCREC_JOBS_PYTHON" -m jobs.{name} --ds="$SYNCREC_DS" --run-id="$SYNCREC_RUN_ID"',
+        env={
+            "SYNCREC_JOBS_PYTHON": JOBS_PYTHON,
+            "SYNCREC_HOME": HOME,
+            "SYNCREC_CONFIG": CONFIG,
+            "SYNCREC_DS": "{{ data_interval_start | ds }}",
+            "SYNCREC_RUN_ID": "{{ run_id }}",
+        },
+        append_env=True,
+        cwd=HOME,
+        skip_on_exit_code=99,
+        do_xcom_push=False,
+        execution_timeout=timedelta(hours=hours),
+        doc_md=doc,
+        **arguments,
+    )
+
+
+with DAG(
+    dag_id="syncrec_nightly",
+    description="Landing files of one day -> audited tables -> SyNCRec -> tomorrow's recommendations",
+    schedule=CronDataIntervalTimetable("0 0 * * *", timezone="UTC"),
+    start_date=datetime(1996, 1, 1, tzinfo=UTC),  # before any log: with catchup off it starts nothing
+    catchup=False,
+    max_active_runs=1,
+    default_args={
+        "owner": "syncrec",
+        "retries": RETRIES,
+        "retry_delay": timedelta(seconds=RETRY_SECONDS),
+        "retry_exponential_backoff": 2,
+        "max_retry_delay": timedelta(minutes=30),
+    },
+    doc_md=NIGHT_DOC,
+    tags=["syncrec"],
+) as dag:
+    wait_for_landing = step(
+        "wait_for_landing",
+        "Waits until the day's landing folder is complete. Fails with the names of the files that are missing.",
+        hours=12,
+    )
+    ingest = step(
+        "ingest",
+        "Landing files to `interactions` and `rejected_interactions`, audited before they are published.",
+        hours=3,
+    )
+    build_sequences = step(
+        "build_sequences",
+        "`interactions` to `cross_sequences` and `single_sequences`, cut by time, audited.",
+        hours=3,
+    )
+    train = step(
+        "train",
+        "Trains SyNCRec and registers the challenger. Skipped when no training is due. The pool `gpu` has one "
+        "slot. If it fails, the champion scores.",
+        hours=8,
+        pool="gpu",
+        **({"queue": GPU_QUEUE} if GPU_QUEUE else {}),
+    )
+    evaluate = step(
+        "evaluate",
+        "Measures the challenger: metrics per domain and view, and the negative transfer gap.",
+        hours=3,
+    )
+    # Succeeds however training ended, so that the gate needs no more than "all of them succeeded": no trigger
+    # rule of Airflow lets a task run after a failed and after a skipped parent, yet not after a failed other one.
+    training_over = EmptyOperator(
+        task_id="training_over",
+        trigger_rule=TriggerRule.ALL_DONE,
+        execution_timeout=timedelta(minutes=5),
+        doc_md="Training and evaluation are over: done, skipped or failed.",
+    )
+    gate = step(
+        "gate",
+        "Decides which version scores tonight: the challenger if it is better and hurts no domain, else the "
+        "champion. Runs also when training failed or was skipped.",
+        hours=2,
+    )
+    score = step(
+        "score",
+        "Top N per user and domain with the version that the gate chose, staged and audited.",
+        hours=4,
+    )
+    publish = step("publish", "Publishes the audited recommendations and the night in one commit each.", hours=1)
+    move_alias = step(
+        "move_alias",
+        "Moves `champion` to the promoted version; skipped when there is none. This task decides whether the "
+        "night is green.",
+        hours=0.5,
+    )
+    report = step(
+        "report",
+        "The night's HTML page. Runs last, whatever happened before; its own end does not decide the night.",
+        hours=0.5,
+    ).as_teardown()  # a teardown runs after failures and does not count for the state of the run
+
+    wait_for_landing >> ingest >> build_sequences >> train >> evaluate >> training_over
+    [build_sequences, training_over] >> gate >> score >> publish >> move_alias >> report

@@ -1,0 +1,271 @@
+"""The web pages, behind `make up` and `make down`: Airflow and MLflow on this machine only.
+
+    python -m jobs.pages up [--airflow-port 8080] [--mlflow-port 5000]
+    python -m jobs.pages down
+
+Airflow's parts are started one by one, not by `airflow standalone`: that one would open two log servers to all
+network interfaces.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import traceback
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from jobs.command import one_line
+from jobs.errors import JobError
+from jobs.night import write_whole
+from jobs.nightly import config_file
+from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
+from jobs.settings import Settings, load_settings
+
+HOST = "127.0.0.1"
+PATIENCE_SECONDS = 180.0
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server process; `born` tells it from a later process with the same number."""
+
+    name: str
+    pid: int
+    born: float
+    address: str
+    log: str
+
+    def alive(self) -> bool:
+        """Does this very process still run?"""
+        try:
+            process = psutil.Process(self.pid)
+            return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - self.born) < 2
+        except psutil.NoSuchProcess:
+            return False
+
+
+class Pages:
+    """The web servers of one project.
+
+    Parameters
+    ----------
+    settings, config
+        The settings and the file they came from.
+    """
+
+    def __init__(self, settings: Settings, config: Path) -> None:
+        self.settings, self.config = settings, config
+        self._file = settings.state / "pages.json"
+        self._logs = settings.state / "logs"
+
+    def running(self) -> list[Server]:
+        """The servers that run now."""
+        try:
+            kept = json.loads(self._file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            return []
+        return [server for server in (Server(**values) for values in kept) if server.alive()]
+
+    def up(self, *, airflow_port: int, mlflow_port: int, patience: float = PATIENCE_SECONDS) -> list[Server]:
+        """Start what does not run yet and wait until it answers.
+
+        Raises
+        ------
+        JobError
+            A port is taken, or a server ended or did not answer in time; then all of them are stopped again.
+        """
+        if servers := self.running():
+            return servers
+        own_mlflow = not self.settings.tracking_uri.startswith(("http:", "https:"))
+        _need_free(airflow_port, "AIRFLOW_PORT")
+        if own_mlflow:
+            _need_free(mlflow_port, "MLFLOW_PORT")
+        self._logs.mkdir(parents=True, exist_ok=True)
+        environment = _pages_environment(airflow_environment(self.settings, self.config), airflow_port)
+        prepare(environment)
+        try:
+            self._start_all(environment, airflow_port, mlflow_port if own_mlflow else None)
+            self._wait_healthy(patience)
+        except BaseException:
+            self.down()
+            raise
+        return self.running()
+
+    def down(self) -> int:
+        """Stop all servers with all their children; returns how many ran."""
+        servers = self.running()
+        for server in servers:
+            end_family(server.pid)
+        self._file.unlink(missing_ok=True)
+        return len(servers)
+
+    def _start_all(self, environment: Mapping[str, str], airflow_port: int, mlflow_port: int | None) -> None:
+        airflow, address = str(airflow_program()), f"http://{HOST}:{airflow_port}"
+        api = ["api-server", f"--host={HOST}", f"--port={airflow_port}", "--workers=1"]
+        self._start("airflow", [airflow, *api], environment, address)
+        self._start("airflow-scheduler", [airflow, "scheduler", "--skip-serve-logs"], environment)
+        self._start("airflow-dag-processor", [airflow, "dag-processor"], environment)
+        if mlflow_port is not None:
+            self._start_mlflow(mlflow_port)
+
+    def _start_mlflow(self, port: int) -> None:
+        uri = self.settings.tracking_uri
+        if uri.startswith("sqlite:///"):
+            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        names = ",".join(f"{name}:{port}" for name in ("localhost", HOST))
+        command = [sys.executable, "-m", "mlflow", "server", f"--host={HOST}", f"--port={port}", "--workers=1"]
+        command += [f"--backend-store-uri={uri}", f"--default-artifact-root={self.settings.artifact_root}"]
+        command += ["--no-serve-artifacts", f"--allowed-hosts={names}"]
+        environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+        self._start("mlflow", command, environment, f"http://{HOST}:{port}")
+
+    def _start(self, name: str, command: list[str], environment: Mapping[str, str], address: str = "") -> None:
+        log = self._logs / f"{name}.log"
+        with log.open("a", encoding="utf-8") as out:
+            process = subprocess.Popen(
+                command,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=self.settings.state,
+                start_new_session=True,
+            )
+        born = psutil.Process(process.pid).create_time()
+        servers = [*self.running(), Server(name, process.pid, born, address, str(log))]
+        write_whole(self._file, json.dumps([asdict(server) for server in servers], indent=1))
+
+    def _wait_healthy(self, patience: float) -> None:
+        checks: dict[str, tuple[str, Callable[[str], bool]]] = {
+            "airflow": ("/api/v2/monitor/health", _airflow_is_healthy),
+            "mlflow": ("/health", bool),
+        }
+        started = self.running()
+        waiting = {server.name for server in started if server.address}
+        deadline = time.monotonic() + patience
+        while True:
+            for server in started:
+                if not server.alive():
+                    raise JobError(
+                        f"{server.name} ended at once: {_last_line(server.log)} (full log: {server.log})"
+                    )
+                if server.name in waiting:
+                    path, healthy = checks[server.name]
+                    if healthy(_get(server.address + path)):
+                        waiting.discard(server.name)
+                        print(f"{server.name} answers", flush=True)
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                raise JobError(f"{', '.join(sorted(waiting))} did not answer in {patience:.0f} s: see {self._logs}")
+            time.sleep(1)
+
+    def describe(self) -> list[str]:
+        """Say where the pages are and how to log in."""
+        addresses = {server.name: server.address for server in self.running() if server.address}
+        mlflow = addresses.get("mlflow") or self.settings.tracking_uri
+        passwords = self.settings.state / "airflow" / "simple_auth_manager_passwords.json.generated"
+        return [
+            f"MLflow   {mlflow}    experiment {self.settings.mlflow.experiment}, model "
+            f"{self.settings.mlflow.model_name}",
+            f"Airflow  {addresses.get('airflow', 'not running')}    user admin, password in {passwords}",
+            "Both listen on this machine only. The schedule is paused: switch syncrec_nightly on to run every night.",
+            f"Logs: {self._logs}. Stop them with: make down",
+        ]
+
+
+def _pages_environment(environment: Mapping[str, str], port: int) -> dict[str, str]:
+    address = f"http://{HOST}:{port}"
+    return {
+        **environment,
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "2",
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{address}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "admin:admin",
+        "AIRFLOW__API__BASE_URL": address,
+        "AIRFLOW__API__HOST": HOST,
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__LOGGING__JSON_LOGS": "False",
+    }
+
+
+def _need_free(port: int, variable: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            raise JobError(
+                f"port {port} is in use: choose another one, e.g. make up {variable}={port + 1}"
+            ) from None
+
+
+def _get(address: str) -> str:
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            text: str = answer.read().decode(errors="replace")
+            return text
+    except (urllib.error.URLError, OSError):
+        return ""
+
+
+def _airflow_is_healthy(answer: str) -> bool:
+    try:
+        parts = json.loads(answer)
+    except json.JSONDecodeError:
+        return False
+    return all(
+        parts.get(name, {}).get("status") == "healthy" for name in ("metadatabase", "scheduler", "dag_processor")
+    )
+
+
+def _last_line(log: str) -> str:
+    lines = [line.strip() for line in Path(log).read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no output"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line: exit code 0 done, 1 a clear error, 70 a defect of ours."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.pages", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("action", choices=("up", "down"))
+    parser.add_argument("--config", type=Path, help="settings file; default $SYNCREC_CONFIG, else syncrec.toml")
+    parser.add_argument("--airflow-port", type=int, default=8080)
+    parser.add_argument("--mlflow-port", type=int, default=5000)
+    arguments = parser.parse_args(argv)
+    try:
+        config = config_file(arguments.config)
+        pages = Pages(load_settings(config), config)
+        if arguments.action == "down":
+            print(f"stopped {pages.down()} servers")
+            return 0
+        print("starting the web pages (about half a minute) ...", flush=True)
+        pages.up(airflow_port=arguments.airflow_port, mlflow_port=arguments.mlflow_port)
+        print("\n".join(pages.describe()))
+        return 0
+    except JobError as error:
+        print(f"error: pages: {error}", file=sys.stderr, flush=True)
+        return 1
+    except KeyboardInterrupt:
+        print("error: pages: interrupted; nothing was left running", file=sys.stderr, flush=True)
+        return 130
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: pages: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
+        return 70
+
+
+if __name__ == "__main__":
+    sys.exit(main())
