@@ -1,13 +1,16 @@
 """Audits: Great Expectations looks at staged rows, and only rows that keep every rule are published.
 
 The rules themselves are data, in `jobs.audit_rules`; this file runs them, records what was found in the table
-`audits`, and turns a broken rule into one clear error.
+`audits`, and turns a broken rule into one clear error:
+
+    results = run_suite("interactions", staged, interactions_suite(settings, ds, ds))
+    record_audits(lakehouse, results, ds, run_id)
+    require(results)
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -17,12 +20,20 @@ from typing import Any
 import pyarrow as pa
 from pyiceberg.expressions import And, EqualTo
 from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
 
-os.environ["GX_ANALYTICS_ENABLED"] = "False"  # read when Great Expectations is imported: nothing is sent home
+from jobs.audit_rules import (  # before Great Expectations: it tells it to send nothing home
+    RowRule,
+    Suite,
+    interactions_suite,
+    recommendations_suite,
+    sequences_suites,
+)
 
-import great_expectations as gx
-from great_expectations.data_context.types.base import ProgressBarsConfig
-from great_expectations.expectations import Expectation
+import great_expectations as gx  # isort: skip
+import great_expectations.expectations as gxe  # isort: skip
+from great_expectations.data_context.types.base import ProgressBarsConfig  # isort: skip
+from great_expectations.expectations import Expectation  # isort: skip
 
 from jobs.errors import AuditFailed, PublishConflict
 from jobs.lakehouse import Lakehouse
@@ -51,11 +62,11 @@ class AuditResult:
 def run_suite(
     table_name: str,
     frame: DataFrame,
-    expectations: Sequence[Expectation],
+    rules: Suite,
     *,
     extra: Sequence[AuditResult] = (),
 ) -> list[AuditResult]:
-    """Check a frame against expectations.
+    """Check a frame against rules.
 
     Parameters
     ----------
@@ -63,33 +74,51 @@ def run_suite(
         The table that the rows are meant for; names the results.
     frame
         The rows; kept in memory while the rules run, because each rule is a Spark job of its own.
-    expectations
-        Great Expectations rules; `description` is the rule in words that people read.
+    rules
+        Expectations, whose `description` is the rule in words that people read, and row rules.
     extra
         Results found without Great Expectations (accounting, volume); they come first.
 
     Returns
     -------
     list[AuditResult]
-        One for each of `extra`, then one for each expectation, in their order.
+        One for each of `extra`, then one for each rule, in their order.
     """
-    cached = frame.persist()
+    checked, expectations = _as_columns(frame, rules)
+    checked = checked.persist()
     try:
-        context = gx.get_context(mode="ephemeral")
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        source = context.data_sources.add_spark(table_name, persist=False)
-        rows = source.add_dataframe_asset(table_name).add_batch_definition_whole_dataframe(table_name)
-        suite = gx.ExpectationSuite(name=table_name, expectations=list(expectations))
-        found = (
-            rows.get_batch({"dataframe": cached}).validate(suite, result_format=_RESULT_FORMAT)
-            if expectations
-            else None
-        )
+        found = _validate(table_name, checked, expectations) if expectations else []
     finally:
-        cached.unpersist()
-    results = [_read(table_name, result) for result in found.results] if found else []
+        checked.unpersist()
+    results = [_read(table_name, result) for result in found]
     order = {str(expectation.description): place for place, expectation in enumerate(expectations)}
     return [*extra, *sorted(results, key=lambda result: order.get(result.rule, len(order)))]
+
+
+def _as_columns(frame: DataFrame, rules: Suite) -> tuple[DataFrame, list[Expectation]]:
+    """Work the row rules out as columns; keep those and the columns that the expectations name."""
+    wanted: dict[str, None] = {}
+    worked_out, expectations = [], []
+    for place, rule in enumerate(rules):
+        if isinstance(rule, RowRule):
+            name = f"rule_{place}"
+            worked_out.append(F.coalesce(rule.holds, F.lit(False)).alias(name))
+            rule = gxe.ExpectColumnValuesToBeInSet(column=name, value_set=[True], description=rule.words)
+        else:
+            named = [getattr(rule, "column", None), *getattr(rule, "column_list", [])]
+            wanted |= dict.fromkeys(name for name in named if name)
+        expectations.append(rule)
+    return frame.select(*wanted, *worked_out), expectations
+
+
+def _validate(name: str, frame: DataFrame, expectations: Sequence[Expectation]) -> list[Any]:
+    context = gx.get_context(mode="ephemeral")
+    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    source = context.data_sources.add_spark(name, persist=False)
+    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
+    suite = gx.ExpectationSuite(name=name, expectations=list(expectations))
+    results = batch.get_batch({"dataframe": frame}).validate(suite, result_format=_RESULT_FORMAT).results
+    return list(results)
 
 
 def _read(table_name: str, result: Any) -> AuditResult:
@@ -178,3 +207,16 @@ def require(results: Sequence[AuditResult], *, staged: Path | None = None) -> No
     )
     left = f"; staged files left in {staged}" if staged else ""
     raise AuditFailed(f"audit failed, nothing was published: {said}{left}")
+
+
+__all__ = [
+    "AuditResult",
+    "RowRule",
+    "Suite",
+    "interactions_suite",
+    "recommendations_suite",
+    "record_audits",
+    "require",
+    "run_suite",
+    "sequences_suites",
+]

@@ -11,13 +11,15 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.audit_rules import (
-    audit_cross_sequences,
-    audit_interactions,
-    audit_recommendations,
-    audit_single_sequences,
+from jobs.audits import (
+    AuditResult,
+    interactions_suite,
+    recommendations_suite,
+    record_audits,
+    require,
+    run_suite,
+    sequences_suites,
 )
-from jobs.audits import AuditResult, record_audits, require
 from jobs.errors import AuditFailed
 from jobs.lakehouse import Lakehouse
 from jobs.schemas import CROSS_SEQUENCES, ITEMS, RECOMMENDATIONS, SINGLE_SEQUENCES
@@ -25,7 +27,7 @@ from jobs.settings import Settings
 
 DS = date(2024, 1, 5)
 CUTOFF = datetime(2024, 1, 6, tzinfo=UTC)
-DOMAINS = ("books", "toys")
+TWO = {"domains": {"books": {}, "toys": {}}, "sequences": {"max_length": 4}, "scoring": {"top_n": 3}}
 DAY = 86_400_000_000
 NOON = int(datetime(2024, 1, 5, 12, tzinfo=UTC).timestamp()) * 1_000_000
 
@@ -50,16 +52,23 @@ def events(spark: SparkSession, rows: list[tuple[str | None, str | None, str, da
     )
 
 
-def test_interactions_that_keep_every_rule_pass(spark: SparkSession) -> None:
+@pytest.fixture
+def two(settings: Callable[..., Settings]) -> Settings:
+    """Two domains, sequences of four, lists of three."""
+    source = {"name": "books", "files": "*.csv", "format": "jsonl", "domain": "books", "time_unit": "s"}
+    return settings(**TWO, sources=({**source, "user": "u", "item": "i", "time": "t"},))
+
+
+def test_interactions_that_keep_every_rule_pass(spark: SparkSession, two: Settings) -> None:
     noon = datetime(2024, 1, 5, 12, tzinfo=UTC)
     frame = events(spark, [("a", "x", "books", noon), ("a", "x", "toys", noon), ("b", "x", "books", noon)])
-    results = audit_interactions(frame, domains=DOMAINS, first_arrival=DS, last_arrival=DS)
+    results = run_suite("interactions", frame, interactions_suite(two, DS, DS))
     assert broken(results) == {}
     assert {result.checked for result in results} == {3}
     require(results)
 
 
-def test_each_broken_rule_of_interactions_is_named_and_counted(spark: SparkSession) -> None:
+def test_each_broken_rule_of_interactions_is_named_and_counted(spark: SparkSession, two: Settings) -> None:
     noon = datetime(2024, 1, 5, 12, tzinfo=UTC)
     rows = [
         (None, "x", "books", noon),
@@ -72,7 +81,7 @@ def test_each_broken_rule_of_interactions_is_named_and_counted(spark: SparkSessi
         ("g", "y" * 1001, "books", noon),
     ]
     early = DS - timedelta(days=2)
-    results = audit_interactions(events(spark, rows), domains=DOMAINS, first_arrival=early, last_arrival=DS)
+    results = run_suite("interactions", events(spark, rows), interactions_suite(two, early, DS))
     assert broken(results) == {
         "user_id is never null": 1,
         "item_id is never null": 1,
@@ -112,7 +121,7 @@ CROSS_FAULTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_cross_sequences(spark: SparkSession) -> None:
+def test_cross_sequences(spark: SparkSession, two: Settings) -> None:
     full = {
         **CROSS,
         "user_id": "f",
@@ -128,7 +137,7 @@ def test_cross_sequences(spark: SparkSession) -> None:
 
     def audit(rows: list[dict[str, Any]]) -> list[AuditResult]:
         frame = spark.createDataFrame(rows, CROSS_SEQUENCES.spark_ddl)
-        return audit_cross_sequences(frame, ds=DS, cutoff=CUTOFF, max_length=4, domains=DOMAINS)
+        return run_suite("cross_sequences", frame, sequences_suites(two, CUTOFF)["cross_sequences"])
 
     assert broken(audit(good)) == {}
     results = audit([*good, *bad])
@@ -161,12 +170,12 @@ SINGLE_FAULTS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_single_sequences(spark: SparkSession) -> None:
+def test_single_sequences(spark: SparkSession, two: Settings) -> None:
     bad = [{**SINGLE, "user_id": f"u{n}", **fault} for n, (_, fault) in enumerate(SINGLE_FAULTS)]
 
     def audit(rows: list[dict[str, Any]]) -> list[AuditResult]:
         frame = spark.createDataFrame(rows, SINGLE_SEQUENCES.spark_ddl)
-        return audit_single_sequences(frame, ds=DS, cutoff=CUTOFF, max_length=4, domains=DOMAINS)
+        return run_suite("single_sequences", frame, sequences_suites(two, CUTOFF)["single_sequences"])
 
     assert broken(audit([SINGLE, {**SINGLE, "domain": "toys"}])) == {}
     results = audit([SINGLE, *bad])
@@ -179,11 +188,13 @@ def lists(spark: SparkSession, rows: list[tuple[str, str, int, str, float | None
     return spark.createDataFrame([(*row, "1", "champion", DS) for row in rows], RECOMMENDATIONS.spark_ddl)
 
 
-def test_recommendations(spark: SparkSession) -> None:
-    items = spark.createDataFrame([(domain, item, 1, DS) for domain in DOMAINS for item in "xyz"], ITEMS.spark_ddl)
+def test_recommendations(spark: SparkSession, two: Settings) -> None:
+    items = spark.createDataFrame(
+        [(domain, item, 1, DS) for domain in ("books", "toys") for item in "xyz"], ITEMS.spark_ddl
+    )
 
     def audit(rows: list[tuple[str, str, int, str, float | None, str]]) -> list[AuditResult]:
-        return audit_recommendations(lists(spark, rows), items, ds=DS, top_n=3, domains=DOMAINS)
+        return run_suite("recommendations", *recommendations_suite(two, lists(spark, rows), items))
 
     good = [
         ("a", "books", 1, "x", 0.5, "model"),
