@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
+import warnings
 from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -159,22 +160,59 @@ class Lakehouse:
             Another process committed to the same rows in between; the table holds its result.
         """
         table = self.table(name)
-        summary = {
-            "syncrec.ds": ds.isoformat(),
-            "syncrec.run_id": run_id,
-            "syncrec.code_version": code_version(),
-        }
-        summary |= {f"syncrec.{key}": str(value) for key, value in (properties or {}).items()}
+        summary = _summary(ds, run_id, properties)
+        if table.current_snapshot() is None:
+            _never_retry(table)  # nothing to delete, so only the commit itself can notice another first run
         try:
             with table.transaction() as transaction:
                 if table.current_snapshot() is not None:
-                    transaction.delete(where, snapshot_properties=summary)
+                    with warnings.catch_warnings():  # a day without rows yet is the common case
+                        warnings.filterwarnings("ignore", message="Delete operation did not match any records")
+                        transaction.delete(where, snapshot_properties=summary)
                 if files:
                     transaction.add_files(list(files), snapshot_properties=summary, check_duplicate_files=False)
         except (CommitFailedException, ValidationException) as error:
             raise PublishConflict(self._who_published(name, ds)) from error
         snapshot = self.current_snapshot(name)
         return -1 if snapshot is None else snapshot
+
+    def append(
+        self,
+        name: str,
+        files: Sequence[str],
+        *,
+        parent: int | None,
+        ds: date,
+        run_id: str,
+        properties: Mapping[str, Any] | None = None,
+    ) -> int | None:
+        """Add `files`, which were worked out from the snapshot `parent`, and drop nothing.
+
+        Returns
+        -------
+        int or None
+            The id of the snapshot that readers see from now on; `parent` where there are no files.
+
+        Raises
+        ------
+        PublishConflict
+            The table is no longer at `parent`: what was worked out from it may not fit any more.
+        """
+        if not files:
+            return parent
+        table = self.table(name)
+        current = table.current_snapshot()
+        if (current.snapshot_id if current else None) != parent:
+            raise PublishConflict(self._who_published(name, ds))
+        _never_retry(table)
+        try:
+            with table.transaction() as transaction:
+                transaction.add_files(
+                    list(files), snapshot_properties=_summary(ds, run_id, properties), check_duplicate_files=False
+                )
+        except (CommitFailedException, ValidationException) as error:
+            raise PublishConflict(self._who_published(name, ds)) from error
+        return self.current_snapshot(name)
 
     def _who_published(self, name: str, ds: date) -> str:
         snapshot = self.table(name).current_snapshot()
@@ -185,6 +223,21 @@ class Lakehouse:
             f"on {ds}; "
             "its result stands, nothing of ours was published; run this step again"
         )
+
+
+def _summary(ds: date, run_id: str, properties: Mapping[str, Any] | None) -> dict[str, str]:
+    """What a snapshot says about its making."""
+    own = {"ds": ds.isoformat(), "run_id": run_id, "code_version": code_version(), **(properties or {})}
+    return {f"syncrec.{key}": str(value) for key, value in own.items()}
+
+
+def _never_retry(table: IcebergTable) -> None:
+    """PyIceberg repeats a failed commit of added files on top of whatever came in between; here that must fail.
+
+    The property is set on this loaded copy alone: a commit sends its changes, never the copy's properties.
+    """
+    once = {**table.metadata.properties, "commit.retry.num-retries": "0"}
+    table.metadata = table.metadata.model_copy(update={"properties": once})
 
 
 def data_files(folder: Path) -> list[str]:
