@@ -24,7 +24,8 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from jobs.audits import record_audits, require, run_suite, sequences_suites
+from jobs.audit_rules import sequences_suites
+from jobs.audits import record_audits, require, run_suite
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse, data_files

@@ -88,7 +88,7 @@ class Lakehouse:
 
     def metadata_location(self, name: str) -> str:
         """The address of the newest metadata file, which DuckDB's iceberg_scan and others read."""
-        return self.table(name).metadata_location
+        return str(self.table(name).metadata_location)
 
     # --- reading ----------------------------------------------------------------------------------------
 

@@ -37,6 +37,7 @@ class Night:
         self.run_id = run.run_id
         if run.run_id == "manual" and not self._file.exists():
             self._file = max(folder.glob("*.json"), key=lambda f: f.stat().st_mtime_ns, default=self._file)
+            self.run_id = str(self._read()["run_id"])
 
     def _read(self) -> dict[str, Any]:
         try:

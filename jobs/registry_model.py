@@ -12,7 +12,7 @@ import mlflow
 import pandas as pd
 
 
-class SyncrecModel(mlflow.pyfunc.PythonModel):
+class SyncrecModel(mlflow.pyfunc.PythonModel):  # type: ignore[misc]
     """Top n of every domain for histories given as columns."""
 
     def load_context(self, context: Any) -> None:

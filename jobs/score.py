@@ -24,7 +24,8 @@ from pyiceberg.expressions import And, EqualTo, LessThanOrEqual
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.audits import record_audits, recommendations_suite, require, run_suite
+from jobs.audit_rules import recommendations_suite
+from jobs.audits import record_audits, require, run_suite
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse, data_files
@@ -248,7 +249,7 @@ def score(run: Run) -> str:
             .write.parquet(str(folder))
         )
         staged = spark.read.parquet(str(folder))
-        items = lakehouse.read(spark, "items", night.snapshot("items"))
+        items = lakehouse.read(spark, "items", night.snapshot("items")).where(F.col("arrival_ds") <= F.lit(run.ds))
         results = run_suite(RECOMMENDATIONS.name, *recommendations_suite(settings, staged, items))
         record_audits(lakehouse, results, run.ds, night.run_id)
         require(results)
@@ -260,9 +261,9 @@ def score(run: Run) -> str:
 def _prepare(run: Run, lakehouse: Lakehouse, night: Night, version: str, vocabulary: Vocabulary) -> ScoringTask:
     """Put model and vocabulary where every worker reads them: files in the warehouse, written whole."""
     settings = run.settings
-    folder = lakehouse.warehouse / "_nights" / run.ds.isoformat()
+    folder = lakehouse.warehouse / "_models"
     folder.mkdir(parents=True, exist_ok=True)
-    vocabulary_file = folder / f"vocabulary-{night.snapshot('items')}.json"
+    vocabulary_file = folder / f"vocabulary-{run.ds}-{night.snapshot('items')}.json"
     if not vocabulary_file.exists():
         partial = vocabulary_file.with_suffix(f".{os.getpid()}")
         vocabulary.save(partial)
@@ -271,7 +272,7 @@ def _prepare(run: Run, lakehouse: Lakehouse, night: Night, version: str, vocabul
     counts = count_events(lakehouse, night, run.ds, since, run.cutoff, vocabulary)
     popular, shares = popularity(counts)
     return ScoringTask(
-        model_folder=str(_fetch_model(Registry(settings), lakehouse.warehouse / "_models", version)),
+        model_folder=str(_fetch_model(Registry(settings), folder, version)),
         vocabulary_file=str(vocabulary_file),
         version=version,
         domains=settings.domain_names,

@@ -1,0 +1,69 @@
+"""The command line of every job: help, one-line errors, exit codes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from jobs.command import Run, run_job
+from jobs.errors import JobError, NothingToDo
+
+HOME = Path(__file__).parents[2]
+STEPS = (
+    "wait_for_landing", "ingest", "build_sequences", "train", "evaluate", "gate", "score", "publish", "move_alias",
+    "report",
+)  # fmt: skip
+ARGV = ["--ds", "2024-01-05", "--config", str(HOME / "syncrec.toml")]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_step_explains_itself_and_refuses_a_wrong_day(step: str) -> None:
+    command = [sys.executable, "-m", f"jobs.{step}"]
+    env = {**os.environ, "SYNCREC_HOME": str(HOME)}
+    wrong = subprocess.run(
+        [*command, "--ds", "yesterday"], cwd=HOME, env=env, capture_output=True, text=True, timeout=120
+    )
+    assert wrong.returncode == 2
+    assert "'yesterday' is not a day like 2024-03-01" in wrong.stderr
+    assert f"python -m jobs.{step}" in wrong.stderr
+
+
+def test_a_job_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def job(run: Run) -> str:
+        raise JobError("the landing folder is\nempty")
+
+    assert run_job(job, ARGV) == 1
+    captured = capsys.readouterr().err.strip()
+    assert captured.endswith("2024-01-05: the landing folder is empty") and "\n" not in captured
+
+
+def test_nothing_to_do_is_exit_code_99() -> None:
+    def job(run: Run) -> str:
+        raise NothingToDo("not due")
+
+    assert run_job(job, ARGV) == 99
+
+
+def test_a_defect_ends_with_its_cause_in_the_last_line(capsys: pytest.CaptureFixture[str]) -> None:
+    def job(run: Run) -> str:
+        raise KeyError("lost")
+
+    assert run_job(job, ARGV) == 70
+    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize("run_id", ["a b", "a;rm -rf x", "$(x)", "", "x" * 300])
+def test_a_run_id_that_is_no_plain_name_is_refused(run_id: str) -> None:
+    with pytest.raises(SystemExit) as stop:
+        run_job(lambda run: None, [*ARGV, "--run-id", run_id])
+    assert stop.value.code == 2
+
+
+def test_the_cutoff_is_midnight_after_the_day() -> None:
+    seen: list[Run] = []
+    run_job(lambda run: seen.append(run), [*ARGV, "--run-id", "manual__2024-01-05T00:00:00+00:00"])
+    assert seen[0].cutoff.isoformat() == "2024-01-06T00:00:00+00:00"
