@@ -1,0 +1,115 @@
+"""The registered model as a stranger uses it, and the aliases, on a real embedded MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pandas as pd
+import pytest
+import torch
+
+from jobs.errors import JobError
+from jobs.registry import CHALLENGER, CHAMPION, Registry
+from jobs.settings import Settings
+from syncrec_model import ModelConfig, Recommender, SyNCRec, Vocabulary, save_model
+from tests.conftest import SMALL
+
+DOMAINS = ("books", "toys")
+VOCABULARY = Vocabulary(DOMAINS, (["b1", "b2", "b3"], ["t1", "t2", "t3", "t4"]))
+VIEWS = {"books": "blend", "toys": "cross"}
+
+
+def small_model() -> SyNCRec:
+    torch.manual_seed(1)
+    config = ModelConfig(channels=8, max_length=5, n_experts=2, n_cross_experts=1)
+    return SyNCRec(config, DOMAINS, VOCABULARY.n_items).eval()
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    folder = tmp_path_factory.mktemp("mlflow")
+    made = Registry(Settings(**{"state_dir": folder, **SMALL}))
+    save_model(folder / "model", small_model(), VOCABULARY, VIEWS, {"ds": "2024-01-05", "repeats": ["toys"]})
+    with mlflow.start_run(experiment_id=made.experiment_id, tags={"ds": "2024-01-05"}) as run:
+        pass
+    tags = {"ds": "2024-01-05", "syncrec.run_id": "scheduled__1"}
+    made.log_version(run.info.run_id, folder / "model", tags, "a first version")
+    return made
+
+
+HISTORIES = pd.DataFrame(
+    {
+        "user_id": ["u", "v"],
+        "history": [
+            [{"item_id": "b1", "domain": "books", "ts": 1}, {"item_id": "t2", "domain": "toys", "ts": 2}],
+            [{"item_id": "never-seen", "domain": "books", "ts": 1}],
+        ],
+    }
+)
+
+
+def test_the_new_version_is_challenger_and_found_by_its_night(registry: Registry) -> None:
+    version = registry.at_alias(CHALLENGER)
+    assert version is not None and version.tags["ds"] == "2024-01-05"
+    assert registry.of_night("2024-01-05", "scheduled__1") == version
+    assert registry.of_night("2024-01-06", "scheduled__1") is None
+    assert registry.at_alias(CHAMPION) is None
+
+
+def test_no_file_of_the_version_is_a_pickle(registry: Registry, tmp_path: Path) -> None:
+    folder = Path(mlflow.artifacts.download_artifacts("models:/syncrec@challenger", dst_path=str(tmp_path)))
+    names = {f.name for f in folder.rglob("*") if f.is_file()}
+    assert "model.safetensors" in names
+    assert not {n for n in names if n.endswith((".pkl", ".pickle", ".pt", ".pth", ".joblib"))}
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert not file.read_bytes().startswith((b"\x80\x04", b"\x80\x05", b"PK\x03\x04")), file
+
+
+def test_anyone_can_load_it_and_gets_what_the_model_says(registry: Registry) -> None:
+    loaded = mlflow.pyfunc.load_model("models:/syncrec@challenger")
+    found = loaded.predict(HISTORIES, params={"n": 2})
+    assert list(found.columns) == ["user_id", "domain", "rank", "item_id", "score"]
+    own = Recommender(small_model(), VOCABULARY, VIEWS).recommend(
+        [[("b1", "books", 1), ("t2", "toys", 2)], []], 2, repeats=["toys"]
+    )
+    for user, lists in zip(("u", "v"), own.items, strict=True):
+        for domain, expected in lists.items():
+            rows = found[(found.user_id == user) & (found.domain == domain)].sort_values("rank")
+            assert list(rows.item_id) == [item for item, _ in expected]
+            assert list(rows.score) == pytest.approx([score for _, score in expected], abs=1e-5)
+    assert "b1" not in set(found[found.user_id == "u"].item_id)
+
+
+def test_an_unknown_domain_is_refused_with_the_known_ones(registry: Registry) -> None:
+    loaded = mlflow.pyfunc.load_model("models:/syncrec@challenger")
+    wrong = pd.DataFrame({"user_id": ["u"], "history": [[{"item_id": "x", "domain": "cars", "ts": 1}]]})
+    with pytest.raises(Exception, match=r"unknown domain 'cars'.*books, toys"):
+        loaded.predict(wrong)
+
+
+def test_a_version_is_widened_to_todays_items(registry: Registry) -> None:
+    today = Vocabulary(("books", "toys", "music"), (["b1", "b2", "b3", "b4"], VOCABULARY.item_ids[1], ["m1"]))
+    loaded = registry.load("1", today)
+    assert loaded.known_items == (3, 4, 0)
+    assert loaded.model.n_items == (4, 4, 1)
+    assert loaded.metadata["ds"] == "2024-01-05" and loaded.views["toys"] == "cross"
+
+
+def test_items_in_another_order_are_refused(registry: Registry) -> None:
+    other = Vocabulary(DOMAINS, (["b2", "b1", "b3"], VOCABULARY.item_ids[1]))
+    with pytest.raises(JobError, match="does not fit tonight's items"):
+        registry.load("1", other)
+
+
+def test_a_version_that_is_not_there_is_named(registry: Registry) -> None:
+    with pytest.raises(JobError, match="version 99"):
+        registry.load("99", VOCABULARY)
+
+
+def test_mlflow_out_of_reach_is_one_line(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(JobError, match=r"cannot reach MLflow at http://127\.0\.0\.1:9"):
+        Registry(settings(mlflow={"tracking_uri": "http://127.0.0.1:9"}))
