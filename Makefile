@@ -1,0 +1,196 @@
+# Every command a person types. `make` alone lists them.
+
+CONFIG ?= $(or $(SYNCREC_CONFIG),syncrec.toml)
+JOBS := .venv/jobs/bin
+AIRFLOW_VERSION := 3.3.2
+SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup nightly up down sql test lint format clean distclean constraints
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## both environments and Java; the other commands do it by themselves
+	@sh -c "$$SETUP" setup
+
+nightly: setup ## the main job: run the next night (first: history, then two); CONFIG=my.toml NIGHTS=3
+	@$(JOBS)/python -m jobs.nightly --config "$(CONFIG)" $(if $(NIGHTS),--nights "$(NIGHTS)")
+
+up: setup ## start the MLflow and Airflow web pages on this machine; MLFLOW_PORT=5000 AIRFLOW_PORT=8080
+	@$(JOBS)/python -m jobs.pages up --config "$(CONFIG)" --mlflow-port "$(or $(MLFLOW_PORT),5000)" \
+	    --airflow-port "$(or $(AIRFLOW_PORT),8080)"
+
+down: ## stop the web pages
+	@$(JOBS)/python -m jobs.pages down --config "$(CONFIG)"
+
+sql: setup ## DuckDB with all tables attached; Q=sql/queries/ntg_by_day.sql runs one query
+	@$(JOBS)/python -m jobs.query --config "$(CONFIG)" $(if $(Q),"$(Q)")
+
+test: setup ## all tests; TESTS=tests/dags runs some
+	@$(JOBS)/python -m pytest $(TESTS)
+
+lint: setup ## ruff, mypy, sqlfluff: what CI checks
+	$(JOBS)/ruff check .
+	$(JOBS)/ruff format --check .
+	$(JOBS)/mypy
+	$(if $(SQL_FILES),$(JOBS)/sqlfluff lint sql)
+
+format: setup ## let ruff and sqlfluff mend what they can
+	$(JOBS)/ruff check --fix .
+	$(JOBS)/ruff format .
+	$(if $(SQL_FILES),$(JOBS)/sqlfluff fix sql)
+
+clean: ## remove var/: all tables, models, logs and reports of the projects that live there
+	@if [ -x $(JOBS)/python ]; then $(JOBS)/python -m jobs.pages down --config "$(CONFIG)" >/dev/null 2>&1 || :; fi
+	rm -rf var
+
+distclean: clean ## remove the environments, too
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis syncrec.egg-info
+
+constraints: ## resolve all versions anew and write constraints/*.txt
+	@sh -c "$$SETUP" constraints
+
+# --- set-up -------------------------------------------------------------------------------------------
+# A stamp in each environment holds the checksum of what it was made from: equal, and there is nothing to do.
+# It is taken away while pip works, so that an interrupted installation is made anew.
+
+define SETUP
+set -eu
+
+say() { printf '%s\n' "$$*"; }
+fail() { printf 'error: %s\n' "$$*" >&2; exit 1; }
+
+# find_python: sets $$python to one that really runs (a version manager's shim may exist and do nothing).
+find_python() {
+    near=''
+    if [ -n "$${PYTHON:-}" ]; then set -- "$$PYTHON"; else set -- python3.11 python3.12 python3 python; fi
+    for python in "$$@"; do
+        version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
+        case $$version in
+            3.11 | 3.12)
+                if ! "$$python" -c 'import ensurepip, venv' 2>/dev/null; then
+                    install_debian "python$$version-venv" || :
+                fi
+                "$$python" -c 'import ensurepip, venv' 2>/dev/null && return 0
+                near="$$python $$version without its venv module (Debian: apt-get install python$$version-venv)"
+                ;;
+            *) near=$${near:-"$$python $$version"} ;;
+        esac
+    done
+    fail "needs Python 3.11 or 3.12, found $${near:-none that runs}. Install one, or name it: make PYTHON=/path/to/python3.11"
+}
+
+# install_debian PACKAGE...: the first one that installs; only where we may.
+install_debian() {
+    command -v apt-get >/dev/null 2>&1 || return 1
+    if [ "$$(id -u)" = 0 ]; then root=''; elif sudo -n true 2>/dev/null; then root='sudo -n'; else return 1; fi
+    say "installing $$1 with apt-get ..."
+    $$root apt-get update -qq >/dev/null 2>&1 || :
+    for package in "$$@"; do
+        $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$package" \
+            >/dev/null 2>&1 && return 0
+    done
+    return 1
+}
+
+# java_runs PROGRAM: is it a Java that Spark 4.1 supports?
+java_runs() {
+    java_version=$$("$$1" -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1)
+    [ "$${java_version:-0}" -ge 17 ] && [ "$$java_version" -le 25 ]
+}
+
+find_java() {
+    if [ -n "$${JAVA_HOME:-}" ]; then
+        java_runs "$$JAVA_HOME/bin/java" && return 0
+        fail "JAVA_HOME=$$JAVA_HOME holds Java $${java_version:-none}; Spark needs 17 to 25: point it there, or unset it"
+    fi
+    java_runs java && return 0
+    install_debian openjdk-17-jre-headless openjdk-21-jre-headless default-jre-headless && java_runs java && return 0
+    fail "needs Java 17 to 25, found $${java_version:-none}. Debian or Ubuntu: sudo apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17"
+}
+
+# pip_install LABEL PYTHON ARGUMENT...: quiet, with a sign of life, the output kept in a file.
+pip_install() {
+    label=$$1 python_here=$$2
+    shift 2
+    log=.venv/$$label.log
+    begun=$$(date +%s)
+    "$$python_here" -m pip install --disable-pip-version-check --progress-bar off "$$@" >"$$log" 2>&1 &
+    pid=$$!
+    trap 'kill $$pid 2>/dev/null; exit 130' INT TERM
+    told=0
+    while kill -0 $$pid 2>/dev/null; do
+        sleep 1
+        elapsed=$$(($$(date +%s) - begun))
+        if [ $$((elapsed - told)) -ge 15 ]; then
+            told=$$elapsed
+            say "  $$label: $$elapsed s, $$(grep -c '^Collecting\|^Downloading' "$$log" || :) packages so far"
+        fi
+    done
+    if ! wait $$pid; then
+        grep -i '^error\|no matching\|no space' "$$log" | tail -n 3 >&2
+        fail "pip could not make the $$label environment; its output is in $$log"
+    fi
+    trap - INT TERM
+    say "  $$label: done in $$(($$(date +%s) - begun)) s"
+}
+
+# environment LABEL KEY ARGUMENT...: make .venv/LABEL unless its stamp says that it is as it should be.
+environment() {
+    label=$$1 key=$$2
+    shift 2
+    home=.venv/$$label
+    stamp=$$home/made-from
+    if [ -x "$$home/bin/python" ] && [ "$$(cat "$$stamp" 2>/dev/null)" = "$$key" ]; then return 0; fi
+    [ -n "$${python:-}" ] || find_python
+    if [ ! -f "$$stamp" ] || [ "$$(sed 's/.* in //' "$$stamp")" != "$$PWD" ]; then
+        rm -rf "$$home"
+        say "making the $$label environment with $$("$$python" --version) ($$size) ..."
+        mkdir -p .venv
+        "$$python" -m venv "$$home"
+    else
+        say "bringing the $$label environment up to date ..."
+    fi
+    rm -f "$$stamp"
+    pip_install "$$label" "$$home/bin/python" "$$@"
+    printf '%s' "$$key" >"$$stamp"
+}
+
+setup() {
+    find_java
+    size='up to 1 GB, some minutes'
+    environment jobs "$$(cat pyproject.toml constraints/jobs.txt | cksum) in $$PWD" \
+        -c constraints/jobs.txt -e '.[jobs,dev]'
+    size='150 MB, about a minute'
+    environment orchestrator "$$(cat constraints/orchestrator.txt | cksum) in $$PWD" \
+        -c constraints/orchestrator.txt apache-airflow==$(AIRFLOW_VERSION)
+}
+
+# freeze LABEL: the versions of a fresh environment under the head of the file that is there.
+freeze() {
+    file=constraints/$$1.txt
+    { sed -n '/^#/p' "$$file"; ".venv/fresh/bin/python" -m pip freeze --exclude-editable | sed 's/+cpu$$//; s/+cu[0-9]*$$//'; } \
+        >"$$file.part"
+    mv "$$file.part" "$$file"
+    rm -rf .venv/fresh
+    say "wrote $$file"
+}
+
+constraints() {
+    find_python
+    for label in jobs orchestrator; do
+        rm -rf .venv/fresh
+        say "resolving the $$label environment anew ..."
+        mkdir -p .venv
+        "$$python" -m venv .venv/fresh
+        if [ $$label = jobs ]; then set -- -e '.[jobs,dev]'; else set -- apache-airflow==$(AIRFLOW_VERSION); fi
+        pip_install fresh .venv/fresh/bin/python "$$@"
+        freeze $$label
+    done
+}
+
+"$$0"
+endef
+export SETUP
