@@ -26,11 +26,10 @@ class SharedEmbedding(nn.Module):
 
     def forward(self, packed: PackedSequences) -> Tensor:
         """Return E, [N, C]."""
-        e_NC = F.embedding(packed.items_N, self.items_VC, padding_idx=0)
-        e_NC = e_NC + F.embedding(packed.positions_N, self.positions_TC)
         is_sos_N1 = (packed.items_N == 0).unsqueeze(1)
-        e_NC = e_NC + is_sos_N1 * F.embedding(packed.tasks_N, self.sos_DC)
-        return self.dropout(e_NC)  # type: ignore[no-any-return]
+        items_NC = F.embedding(packed.items_N, self.items_VC, padding_idx=0)
+        first_NC = torch.where(is_sos_N1, F.embedding(packed.tasks_N, self.sos_DC), items_NC)
+        return self.dropout(first_NC + F.embedding(packed.positions_N, self.positions_TC))  # type: ignore[no-any-return]
 
     def tables(self) -> tuple[Tensor, ...]:
         """Return M^d for every domain, [V_d, C]."""

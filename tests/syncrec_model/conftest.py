@@ -1,0 +1,17 @@
+"""Every test of the model starts from one seed and at most two threads, and finds small_models.py."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture(autouse=True)
+def _two_threads_and_one_seed():
+    torch.set_num_threads(2)
+    torch.manual_seed(0)
