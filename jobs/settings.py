@@ -37,7 +37,7 @@ class Landing(_Section):
 
     path: Path | None = Field(None, description="folder of the day folders; default <state_dir>/landing")
     marker: str | None = Field(
-        "_SUCCESS", description="file that says a day is complete; null: every required source"
+        "_SUCCESS", description="file that says a day is complete; '' = none: required sources decide"
     )
     timeout_minutes: float = Field(60, gt=0, description="how long a night waits for its day, minutes")
     poll_seconds: float = Field(15, gt=0, description="seconds between two looks")
