@@ -47,7 +47,7 @@ class Lakehouse:
         self.warehouse.mkdir(parents=True, exist_ok=True)
         try:
             self.catalog: Catalog = load_catalog(
-                settings.catalog.name, type="sql", uri=settings.catalog_uri, warehouse=self.warehouse.as_uri()
+                settings.catalog.name, type="sql", uri=settings.catalog_uri, warehouse=f"file://{self.warehouse}"
             )
         except Exception as error:  # SQLAlchemy raises its driver's own errors
             raise JobError(
@@ -243,7 +243,8 @@ def _never_retry(table: IcebergTable) -> None:
 def data_files(folder: Path) -> list[str]:
     """The Parquet files below a staged folder that hold rows, as absolute addresses."""
     files = sorted(folder.rglob("*.parquet"))
-    return [file.as_uri() for file in files if pq.ParquetFile(file).metadata.num_rows > 0]
+    # No as_uri(): it writes '=' and ' ' as %3D and %20, which Iceberg readers take literally.
+    return [f"file://{file}" for file in files if pq.ParquetFile(file).metadata.num_rows > 0]
 
 
 _code_version: str | None = None
