@@ -1,0 +1,126 @@
+"""Draw the figures of the nightly report as inline SVG that follows the page's light or dark colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from datetime import date
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.dates import date2num
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, SOFT, GAP, WEIGHT = "#010101", "#020202", "#030303", "#040404"
+_VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", GAP: "var(--gap)", WEIGHT: "var(--weight)"}
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "syncrec",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def transfer_figures(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """One figure a domain: NTG with its interval over the nights, lambda below; same scales for all domains.
+
+    Parameters
+    ----------
+    history
+        By domain, rows of the view ntg_by_night, oldest night first. macro and min get no figure.
+    """
+    shown = {name: rows for name, rows in history.items() if name not in ("macro", "min")}
+    everything = [row for rows in shown.values() for row in rows]
+    gaps = [row[key] for row in everything for key in ("ntg_ndcg", "ntg_ndcg_low", "ntg_ndcg_high")]
+    reach = max((abs(gap) for gap in gaps if gap is not None), default=0.01) * 1.1 or 0.01
+    heaviest = max((row["lambda_weight"] or 0.0 for row in everything), default=0.0) * 1.1 or 1.0
+    days = [row["ds"] for row in everything]
+    return [
+        {
+            "domain": name,
+            "svg": _draw(rows, f"f{number}", reach, heaviest, (min(days), max(days))),
+            "alt": _words(name, rows),
+        }
+        for number, (name, rows) in enumerate(shown.items())
+    ]
+
+
+def _draw(
+    rows: Sequence[Mapping[str, Any]], name: str, reach: float, heaviest: float, ends: tuple[date, date]
+) -> Markup:
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(3.3, 2.5), layout="constrained")
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        _plot_gap(above, [row for row in rows if row["ntg_ndcg"] is not None], reach)
+        weights = [row for row in rows if row["lambda_weight"] is not None]
+        below.plot(
+            [row["ds"] for row in weights],
+            [row["lambda_weight"] for row in weights],
+            color=WEIGHT,
+            marker="s",
+            markersize=3.5,
+        )
+        below.set_ylim(0, heaviest)
+        below.set_ylabel("lambda")
+        _day_axis(below, *ends)
+        figure.align_ylabels()
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(text.getvalue(), name)
+
+
+def _plot_gap(axes: Axes, rows: Sequence[Mapping[str, Any]], reach: float) -> None:
+    axes.axhline(0, color=SOFT, linewidth=1)
+    axes.plot([row["ds"] for row in rows], [row["ntg_ndcg"] for row in rows], color=GAP, marker="o", markersize=4)
+    sure = [row for row in rows if row["ntg_ndcg_low"] is not None and row["ntg_ndcg_high"] is not None]
+    axes.vlines(
+        [row["ds"] for row in sure],
+        [row["ntg_ndcg_low"] for row in sure],
+        [row["ntg_ndcg_high"] for row in sure],
+        color=GAP,
+        linewidth=2.5,
+        alpha=0.45,
+    )
+    axes.set_ylim(-reach, reach)
+    axes.yaxis.set_major_locator(MaxNLocator(4, symmetric=True))
+    axes.set_ylabel("NTG")
+
+
+def _day_axis(axes: Axes, first: date, last: date) -> None:
+    """Name the first, the middle and the last night."""
+    begin, end = float(date2num(first)), float(date2num(last))
+    margin = max((end - begin) * 0.08, 0.3)
+    axes.set_xlim(begin - margin, end + margin)
+    days = sorted({first, first + (last - first) // 2, last})
+    axes.set_xticks([float(date2num(day)) for day in days], [f"{day:%d %b}" for day in days])
+
+
+def _inline(svg: str, name: str) -> Markup:
+    """Make one SVG part of a page: no prolog, ids of its own, the page's colours and width."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<svg [^>]*?viewBox="([^"]+)"[^>]*>', r'<svg viewBox="\1" aria-hidden="true">', svg, count=1)
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'href="#|url\(#', lambda found: f"{found[0]}{name}-", svg)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    svg = svg.replace("xlink:href", "href")
+    return Markup(re.sub(r">\s+<", "><", svg))
+
+
+def _words(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """What the figure shows, for those who do not see it."""
+    points = [f"{row['ds']:%d %b} {row['ntg_ndcg']:+.3f}" for row in rows[-7:] if row["ntg_ndcg"] is not None]
+    return f"NTG of {name} by night: {', '.join(points) or 'not measured'}; lambda below."

@@ -1,0 +1,103 @@
+"""The query command: files, ready queries, the prompt, and what it says when something is wrong."""
+
+import io
+from pathlib import Path
+
+import pytest
+
+from jobs.lakehouse import Lakehouse
+from jobs.query import connect, main
+from jobs.settings import load_settings
+from tests.sql.planted import fill, write_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = write_config(tmp_path_factory.mktemp("query"))
+    fill(load_settings(file))
+    return file
+
+
+def test_a_ready_query_prints_an_aligned_table(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(config), "promotions"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "served_version" in lines[1]
+    assert "served ndcg@10 rose in every domain" in lines[4]
+    assert len({len(line) for line in lines[:7]}) == 1, "columns are aligned"
+
+
+def test_long_answers_are_cut_and_counted(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = tmp_path / "all.sql"
+    query.write_text("select * from domain_metrics order by metric")
+    assert main(["--config", str(config), "--rows", "10", str(query)]) == 0
+    printed = capsys.readouterr().out
+    assert "(10 shown)" in printed
+    assert len(printed.splitlines()) < 25
+
+
+def test_a_wrong_name_lists_the_ready_queries(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(config), "ntg_by_week"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no query 'ntg_by_week'" in line
+    assert "ntg_by_day" in line
+
+
+def test_a_wrong_statement_is_one_line(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    query = tmp_path / "wrong.sql"
+    query.write_text("select * from recommendation")
+    assert main(["--config", str(config), str(query)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error:")
+    assert "recommendation" in line
+
+
+def test_before_the_first_night_it_says_so_and_creates_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(write_config(tmp_path)), "promotions"]) == 1
+    assert "no night has run yet: make nightly" in capsys.readouterr().err
+    assert not (tmp_path / "state").exists()
+
+
+def test_empty_tables_answer_with_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path)
+    Lakehouse(load_settings(config)).create_tables()
+    assert main(["--config", str(config), "top_recommendations_of_a_user"]) == 0
+    assert "0 rows" in capsys.readouterr().out
+
+
+def test_the_prompt_reads_a_pipe(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = ".tables\n.queries\nselect 41\n + 1 as answer; -- of two lines\nselect 'no semicolon' as last_one"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert main(["--config", str(config)]) == 0
+    printed = capsys.readouterr().out
+    assert "one user, domain and rank" in printed
+    assert "Do the other domains help or hurt each domain, night by night?" in printed
+    assert "42" in printed
+    assert "no semicolon" in printed
+
+
+def test_the_prompt_goes_on_after_an_error_and_reports_it(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = "select nothing;\n.read promotions\n.quit\nselect 'not reached';"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert main(["--config", str(config)]) == 1
+    printed = capsys.readouterr()
+    assert len(printed.err.splitlines()) == 1
+    assert "first champion" in printed.out
+    assert "not reached" not in printed.out
+
+
+def test_a_connection_reads_one_state_while_nights_go_on(tmp_path: Path) -> None:
+    from tests.sql.planted import D29, D30
+
+    settings = load_settings(write_config(tmp_path))
+    fill(settings, nights=(D29,))
+    with connect(settings) as before:
+        fill(settings, nights=(D29, D30))
+        assert before.sql("select max(ds) from nights").fetchone() == (D29,)
+        with connect(settings) as after:
+            assert after.sql("select max(ds) from nights").fetchone() == (D30,)

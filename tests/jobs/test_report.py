@@ -1,0 +1,191 @@
+"""The nightly page: what it says about a published, a failed and a first night; strangers' ids stay text."""
+
+import re
+from datetime import date
+from html.parser import HTMLParser
+from pathlib import Path
+
+import mlflow
+import pytest
+
+from jobs.lakehouse import Lakehouse
+from jobs.report import attach_to_mlflow, main
+from jobs.settings import load_settings
+from tests.sql.planted import D29, D30, D31, HOSTILE, fill, put, write_config
+
+VOID = {"meta", "link", "br", "img", "hr"}
+
+
+class Page(HTMLParser):
+    """The page as tags and text; balanced or it fails."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.html = file.read_text(encoding="utf-8")
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.pieces: list[str] = []
+        self.feed(self.html)
+        assert self.open == []
+        self.text = " ".join(" ".join(self.pieces).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.pieces.append(data)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = write_config(tmp_path_factory.mktemp("report"))
+    fill(load_settings(file))
+    for day in (D29, D30, D31):
+        assert main(["--config", str(file), "--ds", day.isoformat()]) == 0
+    return file
+
+
+def page(config: Path, name: date | str) -> Page:
+    return Page(config.parent / "state" / "reports" / f"{name}.html")
+
+
+def test_the_closing_line_says_where_the_page_is(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(config), "--ds", "2024-01-30"]) == 0
+    closing = capsys.readouterr().out.splitlines()[-1]
+    assert str(config.parent / "state" / "reports" / "2024-01-30.html") in closing
+
+
+def test_a_published_night_shows_decision_transfer_quality_data_lists_and_audits(config: Path) -> None:
+    text = page(config, D30).text
+    assert "✓ Published: nothing is wrong." in text
+    assert "promoted : served ndcg@10 rose in every domain" in text
+    assert "books ▲ help +0.040 +0.030 to +0.050 +0.050" in text
+    assert "toys ▼ hurt −0.020 −0.030 to −0.010" in text
+    assert "0.300 0.290 to 0.310 0.340 0.330 to 0.350 0.290 0.280 to 0.300 0.100" in text, "books, all columns"
+    assert "broken_line toys 1 100.0 % toys.csv.gz" in text
+    assert "toys 3 4 25.0 % 1 100.0 % of 2 100.0 %" in text
+    assert "every user has a list" in text
+
+
+def test_the_sections_come_in_the_order_in_which_they_are_asked(config: Path) -> None:
+    html = page(config, D30).html
+    ids = re.findall(r'<h2 id="(\w+)"', html)
+    assert ids == ["decision", "transfer", "quality", "data", "lists", "users", "audits"]
+    assert html.index('class="verdict') < html.index("<h2")
+
+
+def test_late_events_are_counted(config: Path) -> None:
+    assert "books 2 2 2 1 2024-01-27" in page(config, D29).text
+
+
+def test_a_failed_night_says_at_the_top_what_stopped_it(config: Path) -> None:
+    failed = page(config, D31)
+    top = failed.text[: failed.text.index("What serves")]
+    assert "✗ Not published: users keep the recommendations of 2024-01-30 ." in top
+    assert "no seen item where a domain does not repeat: 5 of 12 rows" in top
+    assert "✗ broken recommendations" in failed.text
+    assert "No recommendations are published for this night." in failed.text
+    assert "books ▲ help +0.030" in failed.text, "what was measured before it failed is shown"
+
+
+def test_the_first_night_has_no_champion_and_no_night_before(config: Path) -> None:
+    first = page(config, D29)
+    assert "none: the first night" in first.text
+    assert [attributes["href"] for tag, attributes in first.tags if tag == "a"] == ["index.html"]
+
+
+def test_a_night_without_training_says_so(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    lakehouse = fill(load_settings(config), nights=(D29,))
+    night = lakehouse.read_arrow("nights", lakehouse.current_snapshot("nights")).to_pylist()[0]
+    put(lakehouse, "nights", D29, [night | {"decision": "no_challenger", "challenger": None, "reason": "no GPU"}])
+    put(lakehouse, "domain_metrics", D29, [])
+    assert main(["--config", str(config), "--ds", "2024-01-29"]) == 0
+    text = page(config, D29).text
+    assert "✓ Published, with 2 things to look at." in text
+    assert "No model was trained; version 1 served: no GPU." in text
+    assert "No version was trained and measured tonight." in text
+
+
+def test_a_night_of_which_nothing_is_known_gets_a_page_too(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    Lakehouse(load_settings(config)).create_tables()
+    assert main(["--config", str(config), "--ds", "2024-01-29"]) == 0
+    assert "✗ Not published: there are no recommendations yet." in page(config, D29).text
+    assert "✗ not published" in page(config, "index").text
+
+
+def test_before_any_table_it_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(write_config(tmp_path)), "--ds", "2024-01-29"]) == 1
+    assert "no night has run yet: make nightly" in capsys.readouterr().err
+
+
+def test_ids_of_strangers_are_text_and_the_page_loads_nothing(config: Path) -> None:
+    night = page(config, D30)
+    assert HOSTILE in night.text, "the id is shown as it is"
+    assert "<script" not in night.html
+    assert not [tag for tag, _ in night.tags if tag in ("script", "img", "link", "iframe", "object")]
+    links = [value for _, attributes in night.tags for key, value in attributes.items() if key in ("href", "src")]
+    assert all(re.fullmatch(r"#[\w-]+|[\d-]+\.html|index\.html", link or "") for link in links)
+    assert "default-src 'none'" in night.html
+
+
+def test_every_domain_has_a_figure_with_words_for_it(config: Path) -> None:
+    night = page(config, D30)
+    figures = [attributes for tag, attributes in night.tags if tag == "figure"]
+    assert [figure["role"] for figure in figures] == ["img", "img"]
+    assert figures[0]["aria-label"] == "NTG of books by night: 29 Jan +0.020, 30 Jan +0.040; lambda below."
+    assert night.html.count("<svg") == 2
+    ids = [attributes["id"] for _, attributes in night.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+
+
+def test_the_figures_follow_the_colours_of_the_page(config: Path) -> None:
+    html = page(config, D30).html
+    assert "var(--gap)" in html[html.index("<svg") :]
+    assert "prefers-color-scheme: dark" in html
+
+
+def test_the_index_lists_all_nights_newest_first(config: Path) -> None:
+    index = page(config, "index")
+    links = [attributes["href"] for tag, attributes in index.tags if tag == "a"]
+    assert links == ["2024-01-31.html", "2024-01-30.html", "2024-01-29.html"]
+    assert index.text.count("✓ published") == 2
+    assert "2024-01-31 ✗ not published" in index.text
+
+
+def test_the_page_becomes_an_artifact_of_the_nights_training_run(tmp_path: Path) -> None:
+    settings = load_settings(write_config(tmp_path))
+    report = tmp_path / "2024-01-30.html"
+    report.write_text("page")
+    assert not attach_to_mlflow(settings, D30, "run-30", report), "no store: nothing is created"
+    assert not (settings.state / "mlflow").exists()
+    (settings.state / "mlflow").mkdir(parents=True)
+    client = mlflow.MlflowClient(tracking_uri=settings.tracking_uri)
+    experiment = client.create_experiment(settings.mlflow.experiment, artifact_location=settings.artifact_root)
+    runs = {
+        name: client.create_run(experiment, tags={"ds": "2024-01-30", "syncrec.run_id": name}).info.run_id
+        for name in ("run-30", "another")
+    }
+    assert attach_to_mlflow(settings, D30, "run-30", report)
+    assert [file.path for file in client.list_artifacts(runs["run-30"], "report")] == ["report/2024-01-30.html"]
+    assert client.list_artifacts(runs["another"], "report") == []
+    assert not attach_to_mlflow(settings, D31, "run-31", report), "no run of that day"
+
+
+def test_a_broken_mlflow_does_not_fail_the_report(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SYNCREC_MLFLOW__TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    assert main(["--config", str(config), "--ds", "2024-01-30"]) == 0
+    assert "not attached to MLflow" in capsys.readouterr().out
