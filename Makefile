@@ -126,7 +126,9 @@ pip_install() {
         elapsed=$$(($$(date +%s) - begun))
         if [ $$((elapsed - told)) -ge 15 ]; then
             told=$$elapsed
-            say "  $$label: $$elapsed s, $$(grep -c '^Collecting\|^Downloading' "$$log" || :) packages so far"
+            doing="$$(grep -c '^Collecting' "$$log" || :) packages found"
+            ! grep -q '^Installing collected' "$$log" || doing='unpacking'
+            say "  $$label: $$elapsed s, $$doing"
         fi
     done
     if ! wait $$pid; then

@@ -50,7 +50,7 @@ class Server:
         """Does this very process still run?"""
         try:
             process = psutil.Process(self.pid)
-            return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - self.born) < 2
+            return process.status() != psutil.STATUS_ZOMBIE and bool(abs(process.create_time() - self.born) < 2)
         except psutil.NoSuchProcess:
             return False
 
@@ -180,7 +180,7 @@ class Pages:
             f"MLflow   {mlflow}    experiment {self.settings.mlflow.experiment}, model "
             f"{self.settings.mlflow.model_name}",
             f"Airflow  {addresses.get('airflow', 'not running')}    user admin, password in {passwords}",
-            "Both listen on this machine only. The schedule is paused: switch syncrec_nightly on to run every night.",
+            "Both listen on this machine only. syncrec_nightly is paused: switch it on to run every night.",
             f"Logs: {self._logs}. Stop them with: make down",
         ]
 
