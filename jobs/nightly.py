@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import shlex
 import sys
 import time
 import traceback
@@ -127,6 +128,8 @@ def _plan(settings: Settings, lakehouse: Lakehouse, count: int | None) -> Plan:
 
 def table_days(lakehouse: Lakehouse, table: str, column: str) -> set[date]:
     """The days that a table, partitioned by day, holds rows of; reads metadata only."""
+    if lakehouse.current_snapshot(table) is None:
+        return set()
     partitions = lakehouse.table(table).inspect.partitions()
     return {row["partition"][column] for row in partitions.to_pylist() if row["record_count"] > 0}
 
@@ -256,7 +259,7 @@ def closing_lines(
     """Say what came out of a published night and where to look."""
     (night,) = _rows(lakehouse, "nights", ds)
     count = lakehouse.table("recommendations").scan(row_filter=EqualTo("ds", ds)).count()
-    option = "" if config == REPOSITORY / DEFAULT_CONFIG else f" CONFIG={config}"
+    option = "" if config == REPOSITORY / DEFAULT_CONFIG else f" CONFIG={shlex.quote(str(config))}"
     metrics = [row for row in _rows(lakehouse, "domain_metrics", ds) if row["run_id"] == night["run_id"]]
     yield f"night {ds} is published, {seconds:.0f} s"
     yield f"  recommendations  {count:,} rows"
