@@ -75,6 +75,23 @@ def interactions_suite(settings: Settings, first_arrival: date, last_arrival: da
     ]
 
 
+def items_suite(items: DataFrame) -> tuple[DataFrame, Suite]:
+    """Rules for the whole vocabulary, and the frame they look at: one row a domain."""
+    size, index = F.col("size"), F.col("item_index")
+    domains = items.groupBy("domain").agg(
+        F.count(F.lit(1)).alias("size"),
+        F.min(index).alias("first"),
+        F.max(index).alias("last"),
+        F.count_distinct(index).alias("indexes"),
+        F.count_distinct("item_id").alias("ids"),
+    )
+    gapless = (F.col("first") == 1) & (F.col("last") == size) & (F.col("indexes") == size)
+    return domains, [
+        RowRule("item indexes of a domain are 1, 2, 3, ... without gap or repetition", gapless),
+        RowRule("no item of a domain has two indexes", F.col("ids") == size),
+    ]
+
+
 def _padded(column: str, real: Column, max_length: int) -> Column:
     """The array has T entries: zeros first, then exactly `real` entries above zero."""
     array = F.col(column)

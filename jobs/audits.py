@@ -26,6 +26,7 @@ from jobs.audit_rules import (  # before Great Expectations: it tells it to send
     RowRule,
     Suite,
     interactions_suite,
+    items_suite,
     recommendations_suite,
     sequences_suites,
 )
@@ -48,7 +49,8 @@ log = logging.getLogger("syncrec")
 class AuditResult:
     """What one rule found in one table.
 
-    `checked` and `failed` count rows (None where a rule is not about rows); `observed` says it in words.
+    `checked` and `failed` count rows (None where a rule is not about rows); `observed` says it in words; `hint`,
+    for the error alone, says what to look at.
     """
 
     table_name: str
@@ -57,6 +59,7 @@ class AuditResult:
     checked: int | None = None
     failed: int | None = None
     observed: str = ""
+    hint: str = ""
 
 
 def run_suite(
@@ -112,6 +115,7 @@ def _as_columns(frame: DataFrame, rules: Suite) -> tuple[DataFrame, list[Expecta
 
 
 def _validate(name: str, frame: DataFrame, expectations: Sequence[Expectation]) -> list[Any]:
+    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # importing it sets its own level
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     source = context.data_sources.add_spark(name, persist=False)
@@ -181,6 +185,12 @@ def record_audits(lakehouse: Lakehouse, results: Sequence[AuditResult], ds: date
                     raise
 
 
+def _broken_in_words(result: AuditResult) -> str:
+    rows = result.failed is not None and result.checked is not None
+    found = f" by {result.failed:,} of {result.checked:,} rows" if rows else f": {result.observed}"
+    return f"{result.table_name}: '{result.rule}' broken{found}" + (f" ({result.hint})" if result.hint else "")
+
+
 def _equal(column: str, value: Any) -> EqualTo:
     return EqualTo(term=column, value=value)
 
@@ -199,12 +209,7 @@ def require(results: Sequence[AuditResult], *, staged: Path | None = None) -> No
         names = ", ".join(sorted({result.table_name for result in results}))
         log.info("audit of %s: %d rules hold, %s rows checked", names, len(results), f"{checked:,}")
         return
-    said = "; ".join(
-        f"{r.table_name}: '{r.rule}' broken by {r.failed:,} of {r.checked:,} rows"
-        if r.failed is not None and r.checked is not None
-        else f"{r.table_name}: '{r.rule}' broken: {r.observed}"
-        for r in broken
-    )
+    said = "; ".join(map(_broken_in_words, broken))
     left = f"; staged files left in {staged}" if staged else ""
     raise AuditFailed(f"audit failed, nothing was published: {said}{left}")
 
@@ -214,6 +219,7 @@ __all__ = [
     "RowRule",
     "Suite",
     "interactions_suite",
+    "items_suite",
     "recommendations_suite",
     "record_audits",
     "require",

@@ -1,0 +1,213 @@
+"""What ingest checks besides the rules about single rows: the accounting, shares of refused lines, the volume."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+import pyarrow.parquet as pq
+from pyiceberg.expressions import And, GreaterThanOrEqual, LessThan
+from pyspark.sql import DataFrame
+
+from jobs.audits import AuditResult
+from jobs.lakehouse import Lakehouse
+from jobs.schemas import INTERACTIONS
+from jobs.settings import Source
+
+VOLUME_FACTOR = 10
+"""A day with less than a tenth or more than ten times the mean of recent days is not believed."""
+VOLUME_DAYS = 28
+VOLUME_MIN_DAYS = 7
+MAX_SHARE = 0.5
+MIN_REFUSED = 10
+"""Fewer refused lines than that say nothing about how a source is configured."""
+_HINTS = {
+    "time": "is time_unit = '{unit}' right?",
+    "form": "are format, columns and delimiter right?",
+    "ids": "are the columns user = '{user}' and item = '{item}' right?",
+}
+_KINDS = {
+    "bad_time": "time",
+    "future_time": "time",
+    "broken_line": "form",
+    "null_user": "ids",
+    "null_item": "ids",
+    "id_too_long": "ids",
+}
+_TABLE = INTERACTIONS.name
+log = logging.getLogger("syncrec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """Lines read, counted apart from the reading, and what they became."""
+
+    lines: int
+    events: int
+    rejected: int
+    duplicates: int
+
+
+@dataclass(frozen=True)
+class ReasonCounts:
+    """Rows by source, arrival day and reject reason (None: a sound row)."""
+
+    rows: dict[tuple[str, date, str | None], int]
+
+    def sound_by_day(self) -> Counter[date]:
+        """Sound rows, copies among them, by arrival day."""
+        counter: Counter[date] = Counter()
+        for (_, day, reason), count in self.rows.items():
+            counter[day] += count if reason is None else 0
+        return counter
+
+    def by_source(self) -> Counter[str]:
+        """All rows by source."""
+        counter: Counter[str] = Counter()
+        for (source, _, _), count in self.rows.items():
+            counter[source] += count
+        return counter
+
+    def by_reason(self) -> Counter[str]:
+        """Refused rows by reason."""
+        counter: Counter[str] = Counter()
+        for (_, _, reason), count in self.rows.items():
+            if reason is not None:
+                counter[reason] += count
+        return counter
+
+
+def count_reasons(judged: DataFrame) -> ReasonCounts:
+    """Count raw rows by source, arrival day and reason."""
+    rows = judged.groupBy("source", "arrival_ds", "reason").count().collect()
+    return ReasonCounts({(row[0], row[1], row[2]): row[3] for row in rows})
+
+
+def row_count(files: Sequence[str]) -> int:
+    """Rows of Parquet files, by their footers."""
+    return sum(pq.ParquetFile(file.removeprefix("file://")).metadata.num_rows for file in files)
+
+
+def days_in_words(first: date, last: date) -> str:
+    """2024-01-05, or 2024-01-01 to 2024-01-05."""
+    return str(last) if first == last else f"{first} to {last}"
+
+
+def tell(counts: ReasonCounts, account: Account, strangers: Sequence[str]) -> None:
+    """Log what was read and what became of it, one fact a line."""
+    for name in strangers:
+        log.warning("%s belongs to no source and was left alone", name)
+    for source, rows in sorted(counts.by_source().items()):
+        log.info("read from %s: %s lines", source, f"{rows:,}")
+    if account.lines == 0:
+        log.warning("an empty day: the landing files hold no line")
+    log.info("events: %s", f"{account.events:,}")
+    for reason, rows in sorted(counts.by_reason().items()):
+        log.info("rejected for %s: %s", reason, f"{rows:,}")
+    log.info("duplicates: %s", f"{account.duplicates:,}")
+
+
+def check_accounting(account: Account) -> AuditResult:
+    """Every line is an event, a rejected line or a duplicate."""
+    out = account.events + account.rejected + account.duplicates
+    return AuditResult(
+        table_name=_TABLE,
+        rule="lines read = events + rejected lines + duplicates",
+        success=account.lines == out,
+        checked=account.lines,
+        failed=abs(account.lines - out),
+        observed=f"{account.lines:,} = {account.events:,} + {account.rejected:,} + {account.duplicates:,}",
+    )
+
+
+def check_shares(counts: ReasonCounts, sources: Sequence[Source]) -> list[AuditResult]:
+    """A source that is refused for the most part on a day is configured wrongly, or has changed its form."""
+    read: Counter[tuple[str, date]] = Counter()
+    refused: Counter[tuple[str, date, str]] = Counter()
+    for (name, day, reason), count in counts.rows.items():
+        read[name, day] += count
+        if reason in _KINDS:
+            refused[name, day, _KINDS[reason]] += count
+    return [
+        _check_share(
+            source,
+            kind,
+            {day: (refused[name, day, kind], rows) for (name, day), rows in read.items() if name == source.name},
+        )
+        for source in sources
+        for kind in _HINTS
+    ]
+
+
+def _check_share(source: Source, kind: str, days: Mapping[date, tuple[int, int]]) -> AuditResult:
+    wrong = sorted(
+        day for day, (failed, rows) in days.items() if failed >= MIN_REFUSED and failed > MAX_SHARE * rows
+    )
+    asked = _HINTS[kind].format(unit=source.time_unit, user=source.user, item=source.item)
+    looked_at = wrong or list(days)
+    return AuditResult(
+        table_name=_TABLE,
+        rule=f"at most half of a day's lines of source {source.name} are refused for their {kind}",
+        success=not wrong,
+        checked=sum(days[day][1] for day in looked_at),
+        failed=sum(days[day][0] for day in wrong),
+        observed=f"broken on {', '.join(map(str, wrong))}" if wrong else "holds on every day",
+        hint=f"on {days_in_words(wrong[0], wrong[-1])}: {asked}" if wrong else "",
+    )
+
+
+def check_volume(lakehouse: Lakehouse, account: Account, first: date, last: date) -> list[AuditResult]:
+    """Hold a day against the recent ones; says nothing about several days at once, few days or an empty day."""
+    snapshot = lakehouse.current_snapshot(_TABLE)
+    if first != last or account.lines == 0 or snapshot is None:
+        return []
+    recent = And(
+        GreaterThanOrEqual("arrival_ds", (last - timedelta(days=VOLUME_DAYS)).isoformat()),
+        LessThan("arrival_ds", last.isoformat()),
+    )
+    by_day: Counter[object] = Counter()
+    for task in lakehouse.table(_TABLE).scan(row_filter=recent, snapshot_id=snapshot).plan_files():
+        by_day[task.file.partition[0]] += task.file.record_count
+    if len(by_day) < VOLUME_MIN_DAYS:
+        return []
+    mean = sum(by_day.values()) / len(by_day)
+    fits = mean / VOLUME_FACTOR <= account.events <= mean * VOLUME_FACTOR
+    found = f"{account.events:,} events; mean of {len(by_day)} recent days {mean:,.0f}"
+    return [
+        AuditResult(
+            table_name=_TABLE,
+            rule=f"events lie within 1/{VOLUME_FACTOR} to {VOLUME_FACTOR} times the mean of recent days",
+            success=fits,
+            observed=found,
+        )
+    ]
+
+
+def observations(account: Account, strangers: Sequence[str]) -> list[AuditResult]:
+    """What was seen and is no fault."""
+    named = ", ".join(strangers[:10]) + (", ..." if len(strangers) > 10 else "")
+    return [
+        AuditResult(
+            table_name=_TABLE,
+            rule="duplicates are counted once",
+            success=True,
+            checked=account.lines,
+            failed=0,
+            observed=f"{account.duplicates:,} duplicates left out",
+        ),
+        AuditResult(
+            table_name=_TABLE,
+            rule="files that belong to no source are left alone",
+            success=True,
+            observed=f"{len(strangers)} files" + (f": {named}" if strangers else ""),
+        ),
+        AuditResult(
+            table_name=_TABLE,
+            rule="an empty day is allowed",
+            success=True,
+            observed="empty day: no line in the landing files" if account.lines == 0 else "the day has lines",
+        ),
+    ]

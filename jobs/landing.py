@@ -1,0 +1,163 @@
+"""The landing day folders: which file belongs to which source, and what is wrong with it before Spark looks."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import logging
+import re
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from jobs.errors import JobError
+from jobs.settings import Source
+
+MAX_HEADER_BYTES = 1_000_000
+_PACKED = (".bz2", ".zip", ".zst", ".xz", ".lz4", ".snappy", ".deflate", ".7z", ".Z", ".lzo")
+_DAY = re.compile(r"^\d{4}-\d{2}-\d{2}$")
+log = logging.getLogger("syncrec")
+
+
+@dataclass(frozen=True)
+class LandingFile:
+    """One file of a landing day that a source claims."""
+
+    path: Path
+    day: date
+    source: Source
+
+    def __str__(self) -> str:
+        return f"{self.day}/{self.path.name} (source '{self.source.name}')"
+
+    @property
+    def packed(self) -> bool:
+        """Is it gzip?"""
+        return self.path.suffix == ".gz"
+
+
+def landing_days(landing: Path, first: date, last: date) -> list[date]:
+    """The days first..last that have a landing folder; `last` must have one.
+
+    Raises
+    ------
+    JobError
+        There is no folder for `last`.
+    """
+    if not (landing / last.isoformat()).is_dir():
+        raise JobError(f"no landing folder {landing / last.isoformat()}: deliver the day or correct [landing] path")
+    named = (folder.name for folder in landing.iterdir() if folder.is_dir() and _DAY.match(folder.name))
+    return sorted(day for day in map(date.fromisoformat, named) if first <= day <= last)
+
+
+def find_files(
+    landing: Path, days: Sequence[date], sources: Sequence[Source], marker: str | None
+) -> tuple[list[LandingFile], list[str]]:
+    """The files of every source in the days' folders, and the names of files that belong to none.
+
+    Raises
+    ------
+    JobError
+        A day lacks its marker or a required source, two sources claim one file, or a file is packed in another
+        way than its name says. The message lists everything that is wrong.
+    """
+    found: list[LandingFile] = []
+    strangers: list[str] = []
+    wrong: list[str] = []
+    for day in days:
+        folder = landing / day.isoformat()
+        if marker and not (folder / marker).is_file():
+            wrong.append(f"{day} is not complete: it has no marker file {marker}")
+        owners: dict[Path, list[Source]] = {}
+        for source in sources:
+            files = [file for file in folder.glob(source.files) if file.is_file() and not _hidden(file, folder)]
+            for file in files:
+                owners.setdefault(file, []).append(source)
+            if not files and source.required:
+                wrong.append(f"{day} has no file {source.files} of the required source '{source.name}'")
+            elif not files:
+                log.info("%s: no file of source %s (%s)", day, source.name, source.files)
+        wrong += [
+            f"{day}/{file.name} belongs to more than one source: {', '.join(source.name for source in claimed)}"
+            for file, claimed in owners.items()
+            if len(claimed) > 1
+        ]
+        found += [LandingFile(file, day, claimed[0]) for file, claimed in sorted(owners.items())]
+        everything = (file for file in sorted(folder.rglob("*")) if file.is_file() and not _hidden(file, folder))
+        strangers += [f"{day}/{file.relative_to(folder)}" for file in everything if file not in owners]
+    wrong += [problem for file in found if (problem := _packing_problem(file))]
+    if wrong:
+        raise JobError("; ".join(wrong))
+    return [file for file in found if not _is_empty(file)], strangers
+
+
+def _hidden(file: Path, folder: Path) -> bool:
+    """Spark passes over such names, and so do we: markers, and files that are still being written."""
+    return any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
+
+
+def _packing_problem(file: LandingFile) -> str | None:
+    if file.source.format == "parquet":
+        return None
+    if file.path.suffix in _PACKED:
+        return f"{file}: {file.path.suffix} is not read; deliver it plain or as .gz"
+    with file.path.open("rb") as start:
+        first = start.read(2)
+    if first in (b"\xff\xfe", b"\xfe\xff"):
+        return f"{file}: text in UTF-16; deliver it as UTF-8"
+    if first and file.packed != (first == b"\x1f\x8b"):
+        return f"{file}: {'not gzip, but named .gz' if file.packed else 'gzip, but not named .gz'}; rename it"
+    return None
+
+
+def _open(file: LandingFile) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.open(file.path, "rb") if file.packed else file.path.open("rb")
+
+
+def _is_empty(file: LandingFile) -> bool:
+    """Has it not one line? Spark's readers fail on some of those."""
+    if file.source.format == "parquet":
+        return False
+    try:
+        with _open(file) as lines:
+            empty = not lines.read(1)
+    except (OSError, EOFError, zlib.error):
+        return False  # let the reader say what is wrong
+    if empty:
+        log.warning("%s: the file is empty", file)
+    return empty
+
+
+def csv_header(file: LandingFile) -> str:
+    """The first line of a CSV file, as Spark will read it, after checking that it names the wanted columns.
+
+    Raises
+    ------
+    JobError
+        The file cannot be read, or a column that the settings name is missing.
+    """
+    try:
+        with _open(file) as lines:
+            first = re.split(rb"[\r\n]", lines.readline(MAX_HEADER_BYTES), maxsplit=1)[0]
+        header = first.decode("utf-8-sig")
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise JobError(f"{file}: cannot read the header line: {error}") from None
+    source, names = file.source, parse_header(header, file.source.delimiter)
+    wanted = [source.user, source.item, source.time, *([source.domain_column] if source.domain_column else [])]
+    missing = [name for name in wanted if name not in names]
+    if missing:
+        raise JobError(
+            f"{file}: no column {', '.join(repr(name) for name in missing)}; its header names {', '.join(names)}. "
+            "Correct the file or [[sources]]"
+        )
+    if twice := sorted({name for name in wanted if names.count(name) > 1}):
+        raise JobError(f"{file}: its header names {', '.join(twice)} twice")
+    return header
+
+
+def parse_header(header: str, delimiter: str) -> list[str]:
+    """The column names in a header line."""
+    return [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]

@@ -1,0 +1,270 @@
+"""Reading landing files so that no line is lost: each line or record becomes one row, sound or marked as broken.
+
+Text forms are read line by line, and a line is a record: a line break inside quotes makes two broken lines. CSV
+follows RFC 4180: `"` quotes, `""` is a quote inside. JSON lines hold one object each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import reduce
+from itertools import groupby
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from pyspark.errors import PySparkException
+from pyspark.sql import Column, DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from jobs.errors import JobError
+from jobs.landing import LandingFile, csv_header, parse_header
+from jobs.settings import Source
+
+RAW = (
+    "source string, file string, arrival_ds date, content string, broken boolean, "
+    "user_id string, item_id string, domain string, ts timestamp"
+)
+"""One row a line: what was read, and null where it could not be read."""
+CONTENT_LENGTH = 1000
+MAX_LINE_LENGTH = 1_000_000
+MAX_CSV_COLUMNS = 20_000  # above, Spark's CSV parser does not mark the line but throws
+_BLANKS = " \t\r\n\u00a0\ufeff"
+_MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+
+
+def read_landing(spark: SparkSession, landing: Path, files: Sequence[LandingFile]) -> DataFrame:
+    """Read landing files into one frame of the form RAW.
+
+    Raises
+    ------
+    JobError
+        A file lacks a column that the settings name, or is of another form than they say.
+    """
+    spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # Spark knows no nanoseconds; pandas writes them
+    frames = [spark.createDataFrame([], RAW)]
+    for (source, shape), group in groupby(sorted(_shaped(files), key=_order), key=lambda file: file[:2]):
+        paths = [_address(file) for _, _, file in group]
+        if source.format == "parquet":
+            frames.append(_read_parquet(spark, landing, source, paths, dict(shape)))
+        else:
+            frames.append(_read_text(spark, landing, source, paths, shape[0] if shape else None))
+    return reduce(DataFrame.unionByName, frames)
+
+
+def count_lines(spark: SparkSession, landing: Path, files: Sequence[LandingFile]) -> int:
+    """Count the lines or records of landing files, headers left out, without parsing any of them."""
+    footers = sum(pq.ParquetFile(file.path).metadata.num_rows for file in files if file.source.format == "parquet")
+    text = [file for file in files if file.source.format != "parquet"]
+    headers = sum(file.source.header for file in text)
+    lines = _text(spark, landing, [_address(file) for file in text]).count() if text else 0
+    return int(footers + lines - headers)
+
+
+@contextmanager
+def readable_errors() -> Iterator[None]:
+    """Turn Spark's own errors about a damaged file into one clear line."""
+    try:
+        yield
+    except (PySparkException, Py4JJavaError) as error:
+        found = re.search(r"FAILED_READ_FILE.*?file:/*(\S+?)\.?(?:\s|$)", str(error))
+        if not found:
+            raise
+        raise JobError(
+            f"cannot read /{unquote(found[1])} to its end: truncated or damaged; have the file delivered again"
+        ) from None
+
+
+Shape = tuple[object, ...]
+
+
+def _shaped(files: Sequence[LandingFile]) -> Iterator[tuple[Source, Shape, LandingFile]]:
+    """Each file with what decides how it is read: its CSV header line, or its Parquet types."""
+    for file in files:
+        shape: Shape = ()
+        if file.source.format == "parquet":
+            shape = tuple(_parquet_types(file).items())
+        elif file.source.header:
+            shape = (csv_header(file),)
+        yield file.source, shape, file
+
+
+def _order(file: tuple[Source, Shape, LandingFile]) -> tuple[str, str, str]:
+    return file[0].name, str(file[1]), str(file[2].path)
+
+
+def _address(file: LandingFile) -> str:
+    return f"file://{file.path}"
+
+
+def _read(spark: SparkSession, landing: Path, form: str, paths: Sequence[str]) -> DataFrame:
+    """Read files, with `arrival_ds` and `file` worked out of their paths `<landing>/<day>/<file>`."""
+    # The names are known already: a [ or * in one is no pattern.
+    frame = spark.read.option("__globPaths__", "false").format(form).load(list(paths))
+    parts = F.split(F.regexp_replace("_metadata.file_path", "^file:/+", ""), "/")
+    below = len(landing.parts) - 1
+    rest = F.array_join(F.slice(parts, below + 2, 1000), "/")
+    name = F.coalesce(F.try_url_decode(F.replace(rest, F.lit("+"), F.lit("%2B"))), rest)
+    return frame.select("*", F.to_date(F.get(parts, F.lit(below))).alias("arrival_ds"), name.alias("file"))
+
+
+def _text(spark: SparkSession, landing: Path, paths: Sequence[str]) -> DataFrame:
+    return _read(spark, landing, "text", paths)
+
+
+def _read_text(
+    spark: SparkSession, landing: Path, source: Source, paths: Sequence[str], header: object | None
+) -> DataFrame:
+    text = _text(spark, landing, paths)
+    lines = text
+    if header is not None:
+        lines = text.where(F.col("value") != F.lit(header))
+        repeated = text.where(F.col("value") == F.lit(header)).groupBy("arrival_ds", "file", "value").count()
+        extra = F.when(F.col("count") > 1, F.sequence(F.lit(2), F.col("count").cast("int")))
+        repeated = repeated.select("value", "arrival_ds", "file", F.explode(extra).alias("copy")).drop("copy")
+        lines = lines.unionByName(repeated)  # one header a file; another one is a broken line
+    value = F.col("value")
+    sound = (
+        F.is_valid_utf8(value)
+        & ~F.contains(value, F.lit("\0"))
+        & (F.length(value) <= MAX_LINE_LENGTH)
+        & (F.btrim(value, F.lit(_BLANKS)) != "")
+    )
+    if source.format == "csv":
+        sound = sound & _sound_csv(value, source.delimiter)
+    if header is not None:
+        sound = sound & (value != F.lit(header))
+    line = F.when(sound, value)
+    parsed = _parse_csv(line, source, header) if source.format == "csv" else _parse_json(line, source)
+    fields = lines.select("*", parsed.alias("parsed")).select("*", "parsed.*")
+    content = F.make_valid_utf8(value)
+    return _shape_rows(fields, source, content, F.col("parsed").isNull() | F.col("broken"), source.time_unit)
+
+
+def _sound_csv(value: Column, delimiter: str) -> Column:
+    """Every quote is closed, and there are not more columns than Spark's parser can hold."""
+
+    def count(text: str) -> Column:
+        return F.length(value) - F.length(F.replace(value, F.lit(text), F.lit("")))
+
+    return (count('"') % 2 == 0) & (count(delimiter) < MAX_CSV_COLUMNS)
+
+
+def _mapped(source: Source) -> dict[str, str]:
+    """Our column names and the file's."""
+    names = {"raw_user": source.user, "raw_item": source.item, "raw_time": source.time}
+    return names | ({"raw_domain": source.domain_column} if source.domain_column else {})
+
+
+def _parse_csv(line: Column, source: Source, header: object | None) -> Column:
+    columns = source.columns if header is None else parse_header(str(header), source.delimiter)
+    schema = ", ".join([*(f"c{place} string" for place in range(len(columns))), "_corrupt string"])
+    options = {
+        "sep": source.delimiter,
+        "escape": '"',
+        "mode": "PERMISSIVE",
+        "columnNameOfCorruptRecord": "_corrupt",
+        "maxColumns": str(MAX_CSV_COLUMNS + 1),
+    }
+    parsed = F.from_csv(line, schema, options)
+    fields = [parsed[f"c{columns.index(name)}"].alias(own) for own, name in _mapped(source).items()]
+    return F.when(line.isNotNull(), F.struct(*fields, parsed["_corrupt"].isNotNull().alias("broken")))
+
+
+def _parse_json(line: Column, source: Source) -> Column:
+    # Read alone, an object hides what follows it on the line; as the one element of an array it cannot.
+    wanted = sorted(set(_mapped(source).values()))
+    schema = "array<struct<" + ", ".join(f"`{name.replace('`', '``')}`: string" for name in wanted) + ">>"
+    objects = F.from_json(F.concat(F.lit("["), line, F.lit("]")), schema, {"mode": "PERMISSIVE"})
+    record = F.get(objects, F.lit(0))
+    broken = objects.isNull() | (F.size(objects) != 1) | record.isNull()
+    fields = [record.getField(name).alias(own) for own, name in _mapped(source).items()]
+    return F.when(line.isNotNull(), F.struct(*fields, broken.alias("broken")))
+
+
+def _parquet_types(file: LandingFile) -> dict[str, str]:
+    """The types of the mapped columns: text, number, timestamp, timestamp_ns or date, by column."""
+    try:
+        schema: pa.Schema = pq.read_schema(file.path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise JobError(f"{file}: not a Parquet file, or damaged: {error}") from None
+    kinds = {}
+    for own, name in _mapped(file.source).items():
+        if name not in schema.names:
+            raise JobError(f"{file}: no column '{name}'; its columns are {', '.join(schema.names)}")
+        kinds[name] = _kind(schema.field(name).type)
+        if kinds[name] == "other":
+            raise JobError(f"{file}: column '{name}' is {schema.field(name).type}, not a single value")
+        if own == "raw_time" and file.source.time_unit == "timestamp" and kinds[name] == "number":
+            raise JobError(
+                f"{file}: column '{name}' holds numbers ({schema.field(name).type}) where the settings say "
+                "time_unit = 'timestamp': set s, ms or us"
+            )
+    return kinds
+
+
+def _kind(found: pa.DataType) -> str:
+    if pa.types.is_dictionary(found):
+        found = found.value_type
+    if pa.types.is_timestamp(found):
+        return "timestamp_ns" if found.unit == "ns" else "timestamp"
+    if pa.types.is_date(found):
+        return "date"
+    if pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_decimal(found):
+        return "number"
+    texts = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    if any(test(found) for test in (*texts, pa.types.is_boolean, pa.types.is_null)):
+        return "text"
+    return "other"
+
+
+def _read_parquet(
+    spark: SparkSession, landing: Path, source: Source, paths: Sequence[str], kinds: dict[object, object]
+) -> DataFrame:
+    frame = _read(spark, landing, "parquet", paths)
+    mapped = _mapped(source)
+    fields = frame.select(
+        "arrival_ds", "file", *(F.col(f"`{name.replace('`', '``')}`").alias(own) for own, name in mapped.items())
+    )
+    kind = kinds[source.time]
+    if kind == "timestamp_ns":
+        fields = fields.withColumn("raw_time", F.timestamp_micros(F.floor(F.col("raw_time") / 1000).cast("bigint")))
+    unit = "instant" if kind in ("timestamp", "timestamp_ns", "date") else source.time_unit
+    content = F.to_json(F.struct(*(F.col(own).cast("string").alias(name) for own, name in mapped.items())))
+    return _shape_rows(fields, source, content, F.lit(False), unit)
+
+
+def _shape_rows(fields: DataFrame, source: Source, content: Column, broken: Column, unit: str) -> DataFrame:
+    """Bring the mapped columns into the form RAW."""
+    domain = _text_of("raw_domain") if source.domain_column else F.lit(source.domain)
+    return fields.select(
+        F.lit(source.name).alias("source"),
+        "file",
+        "arrival_ds",
+        F.substring(content, 1, CONTENT_LENGTH).alias("content"),
+        broken.alias("broken"),
+        _text_of("raw_user").alias("user_id"),
+        _text_of("raw_item").alias("item_id"),
+        domain.alias("domain"),
+        _time_of("raw_time", unit).alias("ts"),
+    )
+
+
+def _text_of(column: str) -> Column:
+    """A value as text without blanks around it; null where nothing is left."""
+    return F.nullif(F.btrim(F.col(column).cast("string"), F.lit(_BLANKS)), F.lit(""))
+
+
+def _time_of(column: str, unit: str) -> Column:
+    """A value as a time; null where it is none."""
+    if unit == "instant":
+        return F.col(column).cast("timestamp")
+    text = _text_of(column)
+    if unit == "timestamp":  # Spark reads '12:30' as half past twelve today: a time must begin with its day
+        return F.when(text.rlike(r"^\d{4}-\d{1,2}-\d{1,2}([T ]|$)"), text.try_cast("timestamp"))
+    micros = text.try_cast("decimal(26,6)") * F.lit(_MICROSECONDS[unit]).cast("decimal(7,0)")
+    return F.timestamp_micros(micros.try_cast("bigint"))
