@@ -125,8 +125,11 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
     for audit in facts["audits"]:
         if not audit["success"]:
             count = f"{audit['failed']:,} of {audit['checked']:,} rows" if audit["checked"] else audit["observed"]
-            other = f" (run {audit['run_id']})" if night and audit["run_id"] != night["run_id"] else ""
-            bad.append(f"Audit of {audit['table_name']} failed: {audit['rule']}: {count}{other}.")
+            sentence = f"Audit of {audit['table_name']} failed: {audit['rule']}: {count}."
+            if night and audit["run_id"] != night["run_id"]:
+                look.append(f"Another run of this day, {audit['run_id']}, was stopped. {sentence}")
+            else:
+                bad.append(sentence)
     if night and night["decision"] == "no_challenger":
         look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
     if not facts["audits"]:
@@ -232,8 +235,8 @@ def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Pat
 def job(run: Run) -> str:
     """Write the night's page and the index."""
     folder = run.settings.state / "reports"
-    folder.mkdir(parents=True, exist_ok=True)
     with connect(run.settings) as connection:
+        folder.mkdir(parents=True, exist_ok=True)
         facts = gather(connection, run.ds, run.settings.domain_names)
         figures = transfer_figures(facts["history"])
         file = folder / f"{run.ds}.html"

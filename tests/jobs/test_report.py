@@ -116,6 +116,18 @@ def test_a_night_without_training_says_so(tmp_path: Path) -> None:
     assert "No version was trained and measured tonight." in text
 
 
+def test_a_night_that_another_run_published_names_the_run_that_was_stopped(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    lakehouse = fill(load_settings(config))
+    night = lakehouse.read_arrow("nights", lakehouse.current_snapshot("nights")).to_pylist()[0]
+    put(lakehouse, "nights", D31, [night | {"ds": D31, "run_id": "run-31-again"}])
+    assert main(["--config", str(config), "--ds", "2024-01-31"]) == 0
+    text = page(config, D31).text
+    assert "✓ Published, with" in text
+    assert "! Another run of this day, run-31, was stopped. Audit of recommendations failed" in text
+    assert "✗ No recommendations for books, toys." in text
+
+
 def test_a_night_of_which_nothing_is_known_gets_a_page_too(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     Lakehouse(load_settings(config)).create_tables()
