@@ -37,9 +37,9 @@ from jobs.ingest_checks import (
     tell,
 )
 from jobs.lakehouse import Lakehouse, data_files
-from jobs.landing import find_files, landing_days
+from jobs.landing import count_lines, find_files, landing_days
 from jobs.night import Night
-from jobs.readers import count_lines, read_landing, readable_errors
+from jobs.readers import read_landing, readable_errors
 from jobs.schemas import INTERACTIONS, ITEMS, REJECTED_INTERACTIONS
 from jobs.spark import spark_session
 
@@ -186,6 +186,7 @@ def ingest(run: Run) -> str:
         raise JobError(f"--since {first} lies after --ds {run.ds}")
     days = landing_days(landing, first, run.ds)
     files, strangers = find_files(landing, days, settings.sources, settings.landing.marker)
+    lines = count_lines(files)
     lakehouse = Lakehouse(settings)
     lakehouse.create_tables()
     with spark_session(settings, f"ingest {run.ds}") as spark, readable_errors():
@@ -196,7 +197,7 @@ def ingest(run: Run) -> str:
         staged = _stage(run, spark, lakehouse, parts, largest=max(counts.sound_by_day().values(), default=0))
         copies = parts.duplicates.agg(F.sum("copies")).first()
         account = Account(
-            lines=count_lines(spark, landing, files),
+            lines=lines,
             events=row_count(staged.files[INTERACTIONS.name]),
             rejected=row_count(staged.files[REJECTED_INTERACTIONS.name]),
             duplicates=int(copies[0] or 0) if copies else 0,

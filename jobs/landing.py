@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import pyarrow.parquet as pq
+
 from jobs.errors import JobError
 from jobs.settings import Source
 
@@ -161,3 +163,29 @@ def csv_header(file: LandingFile) -> str:
 def parse_header(header: str, delimiter: str) -> list[str]:
     """The column names in a header line."""
     return [name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])]
+
+
+def count_lines(files: Sequence[LandingFile]) -> int:
+    """Count the lines or records of landing files, header lines left out, with nothing that reads them later on.
+
+    Raises
+    ------
+    JobError
+        A file ends too early.
+    """
+    return sum(_count(file) for file in files)
+
+
+def _count(file: LandingFile) -> int:
+    if file.source.format == "parquet":
+        return int(pq.ParquetFile(file.path).metadata.num_rows)
+    lines, last = 0, b""
+    try:
+        with _open(file) as stream:
+            while chunk := stream.read(1 << 20):
+                lines += chunk.count(b"\n") + chunk.count(b"\r") - (last + chunk).count(b"\r\n")
+                last = chunk[-1:]
+    except (OSError, EOFError, zlib.error) as error:
+        raise JobError(f"{file}: cannot be read to its end ({error}): have it delivered again") from None
+    unended = last not in (b"", b"\n", b"\r")
+    return lines + unended - file.source.header

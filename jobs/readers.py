@@ -56,15 +56,6 @@ def read_landing(spark: SparkSession, landing: Path, files: Sequence[LandingFile
     return reduce(DataFrame.unionByName, frames)
 
 
-def count_lines(spark: SparkSession, landing: Path, files: Sequence[LandingFile]) -> int:
-    """Count the lines or records of landing files, headers left out, without parsing any of them."""
-    footers = sum(pq.ParquetFile(file.path).metadata.num_rows for file in files if file.source.format == "parquet")
-    text = [file for file in files if file.source.format != "parquet"]
-    headers = sum(file.source.header for file in text)
-    lines = _text(spark, landing, [_address(file) for file in text]).count() if text else 0
-    return int(footers + lines - headers)
-
-
 @contextmanager
 def readable_errors() -> Iterator[None]:
     """Turn Spark's own errors about a damaged file into one clear line."""
@@ -98,13 +89,13 @@ def _order(file: tuple[Source, Shape, LandingFile]) -> tuple[str, str, str]:
 
 
 def _address(file: LandingFile) -> str:
-    return f"file://{file.path}"
+    """The path for Spark, to which it is a pattern: a [ or * in a name stands for itself."""
+    return "file://" + re.sub(r"([\\*?\[\]{}])", r"\\\1", str(file.path))
 
 
 def _read(spark: SparkSession, landing: Path, form: str, paths: Sequence[str]) -> DataFrame:
     """Read files, with `arrival_ds` and `file` worked out of their paths `<landing>/<day>/<file>`."""
-    # The names are known already: a [ or * in one is no pattern.
-    frame = spark.read.option("__globPaths__", "false").format(form).load(list(paths))
+    frame = spark.read.format(form).load(list(paths))
     parts = F.split(F.regexp_replace("_metadata.file_path", "^file:/+", ""), "/")
     below = len(landing.parts) - 1
     rest = F.array_join(F.slice(parts, below + 2, 1000), "/")
@@ -112,14 +103,10 @@ def _read(spark: SparkSession, landing: Path, form: str, paths: Sequence[str]) -
     return frame.select("*", F.to_date(F.get(parts, F.lit(below))).alias("arrival_ds"), name.alias("file"))
 
 
-def _text(spark: SparkSession, landing: Path, paths: Sequence[str]) -> DataFrame:
-    return _read(spark, landing, "text", paths)
-
-
 def _read_text(
     spark: SparkSession, landing: Path, source: Source, paths: Sequence[str], header: object | None
 ) -> DataFrame:
-    text = _text(spark, landing, paths)
+    text = _read(spark, landing, "text", paths)
     lines = text
     if header is not None:
         lines = text.where(F.col("value") != F.lit(header))

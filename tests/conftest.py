@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ SMALL: dict[str, Any] = {
     "sequences": {"max_length": 8, "valid_days": 1, "test_days": 1},
     "spark": {"shuffle_partitions": 2, "driver_memory": "1g"},
 }
+# On frames of ten rows Spark spends its time on compiling, not on running: let it interpret.
+INTERPRET = {
+    "spark.sql.codegen.wholeStage": "false",
+    "spark.sql.codegen.factoryMode": "NO_CODEGEN",
+    "spark.sql.adaptive.enabled": "false",
+}
 
 
 @pytest.fixture
@@ -79,6 +86,8 @@ def settings(tmp_path: Path) -> SettingsFactory:
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     """One Spark session for all tests; starting one takes seconds."""
-    small = Settings(**{"state_dir": tmp_path_factory.mktemp("spark"), **SMALL})
+    options = {**SMALL["spark"], "options": INTERPRET}
+    small = Settings(**{"state_dir": tmp_path_factory.mktemp("spark"), **SMALL, "spark": options})
+    os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")  # quick to start
     with spark_session(small, "tests") as session:
         yield session
