@@ -154,9 +154,9 @@ class TrainingConfig(_Record):
 
     epochs: int = 20
     batch_size: int = 128
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.0
-    warmup_steps: int = 100
+    warmup_steps: int = 20
     clip_norm: float = 5.0
     patience: int = 3
     seed: int = 0
