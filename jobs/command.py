@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import inspect
 import logging
 import os
@@ -75,7 +76,11 @@ def run_job(
         0 done, 1 a clear error, 2 a wrong argument, 99 nothing to do tonight, 70 a defect of ours.
     """
     module = inspect.getmodule(job)
-    name = (module.__spec__.name if module and module.__spec__ else job.__module__).removeprefix("jobs.")
+    full_name = module.__spec__.name if module and module.__spec__ else job.__module__
+    if job.__module__ == "__main__" and full_name != "__main__":
+        # `python -m` calls the module __main__; Spark's workers can only import it by its own name.
+        job = getattr(importlib.import_module(full_name), job.__name__)
+    name = full_name.removeprefix("jobs.")
     parser = argparse.ArgumentParser(
         prog=f"python -m jobs.{name}",
         description=module.__doc__ if module else None,
