@@ -43,7 +43,8 @@ TRAINING_METRICS = ("ntg_loss", "lambda", "weight")
 def rank_version(loaded: LoadedModel, test_set: SequenceSet, repeats: frozenset[str]) -> CaseRanks:
     """Rank the test cases in every view of a version, and in the view it would serve."""
     own = [domain for domain in test_set.domains if domain in repeats]
-    return rank_cases(loaded.model, test_set, repeats=own).with_served(loaded.views)
+    ranks = rank_cases(loaded.model, test_set, repeats=own, known_items=loaded.known_items)
+    return ranks.with_served(loaded.views)
 
 
 def quality_rows(ranks: CaseRanks, role: str, version: str, split: str = "test") -> Iterator[dict[str, Any]]:

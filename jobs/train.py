@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
@@ -183,6 +184,8 @@ def _fit_and_register(
             config,
             on_epoch=_log_epoch,
             checkpoint=folder / "checkpoint",
+            progress=sys.stderr.isatty(),
+            repeats=[domain for domain in vocabulary.domains if domain in settings.repeating_domains],
         )
         views, chosen = _served_views(model, valid_set, settings)
         metadata = _metadata(run, start, result, chosen)
@@ -203,7 +206,7 @@ def _fit_and_register(
 def _served_views(
     model: SyNCRec, valid_set: SequenceSet, settings: Settings
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    repeats = settings.repeating_domains
+    repeats = [domain for domain in valid_set.domains if domain in settings.repeating_domains]
     ranks = rank_cases(model, valid_set, views=("cross", "single", "blend"), repeats=repeats)
     views = choose_views(ranks)
     log.info("served views: %s", ", ".join(f"{domain} {view}" for domain, view in views.items()))
@@ -240,7 +243,8 @@ def _log_parameters(
 
 
 def _log_epoch(report: EpochReport) -> None:
-    """One step of every per-domain curve."""
+    """One line for the person who watches, one step of every per-domain curve."""
+    log.info("%s (%.1f s)", report.line(), report.seconds)
     values = {metric_name(name): value for name, value in report.totals.items()}
     values |= {"seconds": report.seconds, "users_per_s": report.users_per_s}
     for domain, metrics in report.domains.items():

@@ -59,14 +59,20 @@ def rank_cases(
     *,
     views: Sequence[str] = VIEWS,
     repeats: Collection[str] = (),
+    known_items: Sequence[int] | None = None,
     batch_size: int = 256,
 ) -> CaseRanks:
     """Rank every flagged event of `data` from what lies strictly before it: one forward pass row per case.
+
+    known_items: per domain how many items the model was trained with, where today's vocabulary has more; the
+    newer ones share the last place, as they cannot be recommended by it. None: all are known.
 
     repeats: domains in which items of the history stay candidates; elsewhere they are taken out, the target
     never. Raises ValueError on scores that are not numbers.
     """
     _check_call(model, data, views, repeats)
+    if known_items is not None and len(known_items) != len(data.domains):
+        raise ValueError(f"rank_cases: {len(known_items)} counts of known items for {len(data.domains)} domains")
     reader = SequenceReader(data)
     cases = reader.cases()
     ranks = {view: np.zeros(len(cases)) for view in views}
@@ -86,6 +92,9 @@ def rank_cases(
         removed_mV[torch.arange(len(part), device=device), target_m] = False
         candidates[index] = (removed_mV.shape[1] - removed_mV.sum(1)).cpu().numpy()
         for view, scores_mV in view_scores(model, reader, part, code, views):
+            if known_items is not None:
+                scores_mV = scores_mV.clone()  # the views share their scores
+                scores_mV[:, known_items[code - 1] :] = torch.finfo(scores_mV.dtype).min
             ranks[view][index] = mean_tie_ranks(scores_mV, target_m, removed_mV).cpu().numpy()
     model.train(was_training)
     return CaseRanks(data.domains, cases.user_M, cases.domain_M, ranks, candidates, history)

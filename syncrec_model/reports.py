@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,9 +103,11 @@ class EpochSums:
         return domains, totals
 
 
-def validation_figures(model: SyNCRec, valid: SequenceSet) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+def validation_figures(
+    model: SyNCRec, valid: SequenceSet, repeats: Collection[str] = ()
+) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
     """Return per domain the measures of every view with ndcg-NTG, and the totals over domains with cases."""
-    ranked = rank_cases(model, valid)
+    ranked = rank_cases(model, valid, repeats=repeats)
     domains: dict[str, dict[str, float]] = {}
     for code, domain in enumerate(model.domains, start=1):
         inside = ranked.domain == code

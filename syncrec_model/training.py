@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +64,7 @@ def fit(
     on_epoch: Callable[[EpochReport], None] | None = None,
     checkpoint: Path | None = None,
     progress: bool = True,
+    repeats: Collection[str] = (),
 ) -> FitResult:
     """Train the model in place and leave it with the weights of the best epoch, in evaluation mode.
 
@@ -71,11 +72,12 @@ def fit(
     counts, and the result's notes say so. Training stops after `patience` epochs without a better one.
     on_epoch is called after each epoch, before its checkpoint is written: after a kill in between, the same
     epoch is trained and reported again. checkpoint: a file to resume from when it belongs to the same data and
-    configuration, rewritten after every epoch. Raises ValueError for unusable data, FloatingPointError when the
+    configuration, rewritten after every epoch. repeats: domains in which items of the history stay candidates
+    when validation ranks. Raises ValueError for unusable data, FloatingPointError when the
     loss stops being a number.
     """
     _check_data(model, train, valid)
-    run = _Run(model, train, valid, config)
+    run = _Run(model, train, valid, config, repeats)
     if checkpoint is not None:
         run.resume(Path(checkpoint))
     resumed_after = len(run.epochs)
@@ -97,9 +99,15 @@ class _Run:
     """The state of one training run between epochs: exactly what a checkpoint holds."""
 
     def __init__(
-        self, model: SyNCRec, train: SequenceSet, valid: SequenceSet | None, config: TrainingConfig
+        self,
+        model: SyNCRec,
+        train: SequenceSet,
+        valid: SequenceSet | None,
+        config: TrainingConfig,
+        repeats: Collection[str],
     ) -> None:
         self.config = config
+        self.repeats = repeats
         self.device = choose_device(config.device)
         self.model = model.to(self.device)
         self.reader = SequenceReader(train)
@@ -156,7 +164,7 @@ class _Run:
                 f"({self.config.learning_rate:g}) or clip_norm ({self.config.clip_norm:g})"
             )
         if self.has_cases and self.valid is not None:
-            by_domain, overall = validation_figures(self.model, self.valid)
+            by_domain, overall = validation_figures(self.model, self.valid, self.repeats)
             totals |= overall
             for domain, figures in by_domain.items():
                 domains[domain] |= figures

@@ -139,3 +139,21 @@ def test_popularity_ranks_the_same_cases():
 def test_no_cases_give_empty_ranks():
     ranked = rank_cases(small_model(), random_set(7))
     assert len(ranked) == 0 and ranked.ranks["blend"].shape == (0,)
+
+
+def test_items_newer_than_the_model_share_the_last_place_and_leave_the_others_alone():
+    data = random_set(7, **EVALUATION)
+    model = small_model().eval()
+    known = tuple(n - 2 for n in N_ITEMS)
+    free, limited = rank_cases(model, data), rank_cases(model, data, known_items=known)
+    target = SequenceReader(data).cases().target_M
+    limit = np.array([0, *known])[free.domain]
+    assert (target > limit).any() and (target <= limit).any()
+    for view in free.ranks:
+        old = target <= limit
+        assert (limited.ranks[view][old] <= free.ranks[view][old]).all()
+        # The two newest items are the last two, in whatever order: mean rank half a place before the end.
+        newest_left = limited.n_candidates[~old] - limited.ranks[view][~old]
+        assert set(newest_left) <= {0.0, 0.5}
+    with pytest.raises(ValueError, match="counts of known items"):
+        rank_cases(model, data, known_items=(1,))
