@@ -115,7 +115,7 @@ def _as_columns(frame: DataFrame, rules: Suite) -> tuple[DataFrame, list[Expecta
 
 
 def _validate(name: str, frame: DataFrame, expectations: Sequence[Expectation]) -> list[Any]:
-    logging.getLogger("great_expectations").setLevel(logging.WARNING)  # importing it sets its own level
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets INFO itself
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
     source = context.data_sources.add_spark(name, persist=False)

@@ -11,7 +11,8 @@ docs/bad-input.md says what happens to what.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -178,6 +179,15 @@ def _earlier_events(spark: SparkSession, lakehouse: Lakehouse, judged: DataFrame
     return published.where((F.col("arrival_ds") < F.lit(first)) & F.col("event_day").between(low, high))
 
 
+@contextmanager
+def _fresh_cache(spark: SparkSession) -> Iterator[None]:
+    """Keep nothing in a shared session: Spark would answer for a changed landing file out of its cache."""
+    try:
+        yield
+    finally:
+        spark.catalog.clearCache()
+
+
 def ingest(run: Run) -> str:
     """Read, stage, audit and publish the days."""
     settings, landing = run.settings, run.settings.landing_path
@@ -189,7 +199,7 @@ def ingest(run: Run) -> str:
     lines = count_lines(files)
     lakehouse = Lakehouse(settings)
     lakehouse.create_tables()
-    with spark_session(settings, f"ingest {run.ds}") as spark, readable_errors():
+    with spark_session(settings, f"ingest {run.ds}") as spark, readable_errors(), _fresh_cache(spark):
         raw = read_landing(spark, landing, files)
         judged = raw.withColumn("reason", reject_reason(settings.domain_names)).persist(StorageLevel.DISK_ONLY)
         counts = count_reasons(judged)

@@ -46,14 +46,14 @@ def read_landing(spark: SparkSession, landing: Path, files: Sequence[LandingFile
         A file lacks a column that the settings name, or is of another form than they say.
     """
     spark.conf.set("spark.sql.legacy.parquet.nanosAsLong", "true")  # Spark knows no nanoseconds; pandas writes them
-    frames = [spark.createDataFrame([], RAW)]
+    frames = []
     for (source, shape), group in groupby(sorted(_shaped(files), key=_order), key=lambda file: file[:2]):
         paths = [_address(file) for _, _, file in group]
         if source.format == "parquet":
             frames.append(_read_parquet(spark, landing, source, paths, dict(shape)))
         else:
             frames.append(_read_text(spark, landing, source, paths, shape[0] if shape else None))
-    return reduce(DataFrame.unionByName, frames)
+    return reduce(DataFrame.unionByName, frames) if frames else spark.createDataFrame([], RAW)
 
 
 @contextmanager
