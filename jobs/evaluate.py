@@ -21,8 +21,9 @@ from jobs.build_sequences import split_windows
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
+from jobs.loaded_model import LoadedModel, load_version
 from jobs.night import Night
-from jobs.registry import CHAMPION, LoadedModel, Registry, Version
+from jobs.registry import CHAMPION, Registry, Version
 from jobs.schemas import DOMAIN_METRICS
 from jobs.sequence_sets import count_events, read_sequences, read_vocabulary
 from jobs.train import metric_name
@@ -55,8 +56,13 @@ def quality_rows(ranks: CaseRanks, role: str, version: str, split: str = "test")
 
 
 def transfer_rows(ranks: CaseRanks, role: str, version: str, split: str = "test") -> Iterator[dict[str, Any]]:
-    """Rows of domain_metrics with NTG as a paired difference of NDCG@10 on the same cases, with its interval."""
+    """Rows of domain_metrics with NTG as a paired difference of NDCG@10 on the same cases, with its interval.
+
+    `macro` and `min` sum the domains up, without an interval.
+    """
+    whole = {"split": split, "view": "", "role": role, "model_version": version}
     for metric, view in (("ntg_ndcg", "cross"), ("ntg_served", "served")):
+        gaps = []
         for code, domain in enumerate(ranks.domains, 1):
             own = ranks.domain == code
             if not own.any():
@@ -64,10 +70,12 @@ def transfer_rows(ranks: CaseRanks, role: str, version: str, split: str = "test"
             value, low, high = paired_difference(
                 ranks.ranks[view][own], ranks.ranks["single"][own], ranks.user[own], metric=NTG_METRIC
             )
-            yield {
-                "domain": domain, "split": split, "view": "", "metric": metric, "value": value, "low": low,
-                "high": high, "cases": int(own.sum()), "role": role, "model_version": version,
-            }  # fmt: skip
+            gaps.append(value)
+            found = {"domain": domain, "value": value, "low": low, "high": high, "cases": int(own.sum())}
+            yield {**whole, **found, "metric": metric}
+        for domain, value in (("macro", float(np.mean(gaps))), ("min", min(gaps))) if gaps else ():
+            found = {"domain": domain, "value": value, "low": None, "high": None, "cases": len(ranks)}
+            yield {**whole, **found, "metric": metric}
 
 
 def training_rows(loaded: LoadedModel, role: str) -> Iterator[dict[str, Any]]:
@@ -98,7 +106,7 @@ def evaluate(run: Run) -> str:
     rows: list[dict[str, Any]] = []
     for role, version in _versions(registry, challenger):
         try:
-            loaded = registry.load(version.number, vocabulary)
+            loaded = load_version(registry, version.number, vocabulary)
         except JobError as error:
             if role == "challenger":
                 raise
@@ -159,7 +167,7 @@ def _write(run: Run, lakehouse: Lakehouse, night: Night, rows: Sequence[dict[str
 def ntg_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """The challenger's NTG per domain in words, one line a domain."""
     for row in rows:
-        if row["role"] == "challenger" and row["metric"] == "ntg_ndcg":
+        if row["role"] == "challenger" and row["metric"] == "ntg_ndcg" and row["low"] is not None:
             word = "helped" if row["low"] > 0 else "hurt" if row["high"] < 0 else "no clear difference"
             yield (
                 f"NTG {row['domain']}: {row['value']:+.4f} NDCG@10 [{row['low']:+.4f}, {row['high']:+.4f}] "

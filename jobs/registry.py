@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow.exceptions import MlflowException
@@ -25,7 +25,6 @@ from mlflow.types.schema import Array, ColSpec, DataType, Object, ParamSchema, P
 
 from jobs.errors import JobError
 from jobs.settings import Settings
-from syncrec_model import SyNCRec, Vocabulary, load_model, warm_start
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
 HERE = Path(__file__).parent
@@ -61,21 +60,6 @@ class Version:
     number: str
     run_id: str
     tags: Mapping[str, str]
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadedModel:
-    """A version in memory, widened to tonight's vocabulary.
-
-    known_items: per domain the items that the version was trained with; the others cannot be recommended by it.
-    """
-
-    version: str
-    model: SyNCRec
-    vocabulary: Vocabulary
-    known_items: tuple[int, ...]
-    views: dict[str, str]
-    metadata: dict[str, Any]
 
 
 class Registry:
@@ -165,18 +149,6 @@ class Registry:
             raise JobError(f"cannot fetch model {self.name} version {number} from MLflow: {error}") from error
         return Path(local) / "artifacts" / "model"
 
-    def load(self, number: str, vocabulary: Vocabulary) -> LoadedModel:
-        """Load a version and widen it to tonight's vocabulary.
-
-        Raises
-        ------
-        JobError
-            The version cannot be fetched, or its vocabulary is no prefix of tonight's.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            model, own, views, metadata = load_model(self.download(number, Path(folder)))
-        return widen(number, model, own, views, metadata, vocabulary)
-
     def log_version(self, run_id: str, folder: Path, tags: Mapping[str, object], description: str) -> Version:
         """Log a saved model folder to a run and register it as a new version with the alias `challenger`."""
         from importlib.metadata import version as installed
@@ -200,38 +172,16 @@ class Registry:
 
     # --- runs ---------------------------------------------------------------------------------------------
 
-    def run_of_night(self, ds: str, run_id: str) -> str | None:
-        """The tracking run of this night's training, if an earlier attempt made one."""
+    def run_of_night(self, ds: str, run_id: str, parameters: Mapping[str, object]) -> str | None:
+        """The tracking run of an earlier attempt at this training; None if there is none with these parameters."""
         found = self.client.search_runs(
             [self.experiment_id], f"tags.`ds` = '{ds}' and tags.`syncrec.run_id` = '{run_id}'", max_results=1
         )
-        return str(found[0].info.run_id) if found else None
+        for run in found:
+            if all(run.data.params.get(k, str(v)) == str(v) for k, v in parameters.items()):
+                return str(run.info.run_id)
+        return None
 
 
 def _version(found: Any) -> Version:
     return Version(number=str(found.version), run_id=str(found.run_id), tags=dict(found.tags))
-
-
-def widen(
-    number: str, model: SyNCRec, own: Vocabulary, views: dict[str, str], metadata: dict[str, Any], today: Vocabulary
-) -> LoadedModel:
-    """Give a model tonight's vocabulary; domains and items that it has never seen stay unknown to it."""
-    known = dict(zip(own.domains, own.n_items, strict=True))
-    if own != today:
-        wide = SyNCRec(model.config, today.domains, today.n_items)
-        try:
-            warm_start(wide, today, model, own)
-        except ValueError as error:
-            raise JobError(f"model version {number} does not fit tonight's items: {error}") from error
-        model = wide
-    return LoadedModel(
-        version=number,
-        model=model.eval(),
-        vocabulary=today,
-        known_items=tuple(known.get(domain, 0) for domain in today.domains),
-        views={domain: views.get(domain, "blend") for domain in today.domains},
-        metadata=metadata,
-    )
-
-
-__all__ = ["CHALLENGER", "CHAMPION", "PREVIOUS", "LoadedModel", "Registry", "Version", "widen"]

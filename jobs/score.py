@@ -29,8 +29,9 @@ from jobs.audits import record_audits, require, run_suite
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse, data_files
+from jobs.loaded_model import LoadedModel, widen
 from jobs.night import Night
-from jobs.registry import LoadedModel, Registry, widen
+from jobs.registry import Registry
 from jobs.schemas import ANYONE, RECOMMENDATIONS
 from jobs.sequence_sets import count_events, read_vocabulary, to_sequence_set
 from jobs.spark import spark_session

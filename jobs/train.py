@@ -21,6 +21,7 @@ from jobs.build_sequences import split_windows
 from jobs.command import Run, run_job
 from jobs.errors import JobError, NothingToDo
 from jobs.lakehouse import Lakehouse, code_version
+from jobs.loaded_model import load_version
 from jobs.night import Night
 from jobs.registry import CHAMPION, Registry, Version
 from jobs.sequence_sets import read_sequences, read_vocabulary
@@ -148,7 +149,7 @@ def _initial_model(
     if champion is None or not registry.settings.training.warm_start:
         return model, "cold"
     try:
-        loaded = registry.load(champion.number, vocabulary)
+        loaded = load_version(registry, champion.number, vocabulary)
         warm_start(model, vocabulary, loaded.model, loaded.vocabulary)
     except (JobError, ValueError) as error:
         log.info("cold start: the champion's weights do not fit: %s", error)
@@ -172,11 +173,12 @@ def _fit_and_register(
     folder = settings.state / "checkpoints" / f"{ds}-{run.run_id.replace(':', '_').replace('+', '_')}"
     folder.mkdir(parents=True, exist_ok=True)
     tags = {"ds": ds, "syncrec.run_id": run.run_id, "syncrec.code_version": code_version(), "start": start}
-    mlflow_run = registry.run_of_night(ds, run.run_id)
+    parameters = _parameters(night, model, config, vocabulary, train_set)
+    mlflow_run = registry.run_of_night(ds, run.run_id, parameters)
     with mlflow.start_run(
         run_id=mlflow_run, experiment_id=registry.experiment_id, run_name=f"night {ds}", tags=tags
     ) as active:
-        _log_parameters(night, model, config, vocabulary, train_set)
+        mlflow.log_params(parameters)
         result = fit(
             model,
             train_set,
@@ -230,16 +232,17 @@ def _metadata(run: Run, start: str, result: FitResult, chosen: Mapping[str, Any]
     }
 
 
-def _log_parameters(
+def _parameters(
     night: Night, model: SyNCRec, config: TrainingConfig, vocabulary: Vocabulary, train_set: SequenceSet
-) -> None:
+) -> dict[str, Any]:
+    """What the run depends on: configuration, sizes, snapshots."""
     values: dict[str, Any] = {f"model.{k}": v for k, v in model.config.to_dict().items()}
     values |= {f"training.{k}": v for k, v in config.to_dict().items()}
     values |= {f"items.{d}": n for d, n in zip(vocabulary.domains, vocabulary.n_items, strict=True)}
     values |= {"users": train_set.n_users}
     for table in ("interactions", "items", "cross_sequences", "single_sequences"):
         values[f"snapshot.{table}"] = night.snapshot(table)
-    mlflow.log_params(values)
+    return values
 
 
 def _log_epoch(report: EpochReport) -> None:

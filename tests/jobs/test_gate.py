@@ -17,7 +17,7 @@ def row(value: float, cases: int = 500, spread: float = 0.005) -> dict[str, Any]
     return {"value": value, "high": value + spread, "low": value - spread, "cases": cases}
 
 
-def figures(challenger: float, champion: float, single: float = 0.0, popularity: float = 0.0, cases: int = 500) -> Any:
+def figures(challenger: float, champion: float, single: float = 0, popularity: float = 0, cases: int = 500) -> Any:
     return {
         (role, view, domain): row(value, cases)
         for domain in DOMAINS

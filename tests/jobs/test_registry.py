@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from jobs.errors import JobError
+from jobs.loaded_model import load_version
 from jobs.registry import CHALLENGER, CHAMPION, Registry
 from jobs.settings import Settings
 from syncrec_model import ModelConfig, Recommender, SyNCRec, Vocabulary, save_model
@@ -92,7 +93,7 @@ def test_an_unknown_domain_is_refused_with_the_known_ones(registry: Registry) ->
 
 def test_a_version_is_widened_to_todays_items(registry: Registry) -> None:
     today = Vocabulary(("books", "toys", "music"), (["b1", "b2", "b3", "b4"], VOCABULARY.item_ids[1], ["m1"]))
-    loaded = registry.load("1", today)
+    loaded = load_version(registry, "1", today)
     assert loaded.known_items == (3, 4, 0)
     assert loaded.model.n_items == (4, 4, 1)
     assert loaded.metadata["ds"] == "2024-01-05" and loaded.views["toys"] == "cross"
@@ -101,12 +102,12 @@ def test_a_version_is_widened_to_todays_items(registry: Registry) -> None:
 def test_items_in_another_order_are_refused(registry: Registry) -> None:
     other = Vocabulary(DOMAINS, (["b2", "b1", "b3"], VOCABULARY.item_ids[1]))
     with pytest.raises(JobError, match="does not fit tonight's items"):
-        registry.load("1", other)
+        load_version(registry, "1", other)
 
 
 def test_a_version_that_is_not_there_is_named(registry: Registry) -> None:
     with pytest.raises(JobError, match="version 99"):
-        registry.load("99", VOCABULARY)
+        load_version(registry, "99", VOCABULARY)
 
 
 def test_mlflow_out_of_reach_is_one_line(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:

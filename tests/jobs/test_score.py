@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from jobs.registry import widen
+from jobs.loaded_model import widen
 from jobs.score import ScoringTask, popularity, score_users
 from syncrec_model import ModelConfig, SyNCRec, Vocabulary
 
@@ -122,7 +122,8 @@ def test_items_newer_than_the_model_never_come_from_the_model(loaded: Any) -> No
 
 
 def test_users_with_too_little_known_history_are_served_by_popularity(loaded: Any) -> None:
-    found = recommend({**HISTORIES, "w": [("books", 7)]}, loaded, task(top_n=3))  # only an item newer than the model
+    newest_only = {"w": [("books", 7)]}  # an item that the model does not know
+    found = recommend({**HISTORIES, **newest_only}, loaded, task(top_n=3))
     assert {r["source"] for r in found["w", "toys"]} == {"popularity"}
     assert [r["item_id"] for r in found["w", "toys"]] == ["toys-new", "toys2", "toys5"]
     assert {r["source"] for r in found["v", "toys"]} == {"model"}

@@ -1,0 +1,65 @@
+"""A registered version in memory, widened to tonight's vocabulary: what evaluate and score work with."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.errors import JobError
+from jobs.registry import Registry
+from syncrec_model import SyNCRec, Vocabulary, load_model, warm_start
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """A version in memory, widened to tonight's vocabulary.
+
+    known_items: per domain the items that the version was trained with; the others cannot be recommended by it.
+    """
+
+    version: str
+    model: SyNCRec
+    vocabulary: Vocabulary
+    known_items: tuple[int, ...]
+    views: dict[str, str]
+    metadata: dict[str, Any]
+
+
+def load_version(registry: Registry, number: str, vocabulary: Vocabulary) -> LoadedModel:
+    """Fetch a version from the registry and widen it to tonight's vocabulary.
+
+    Raises
+    ------
+    JobError
+        The version cannot be fetched, or its vocabulary is no prefix of tonight's.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            model, own, views, metadata = load_model(registry.download(number, Path(folder)))
+        except ValueError as error:
+            raise JobError(f"model version {number} cannot be read: {error}") from error
+    return widen(number, model, own, views, metadata, vocabulary)
+
+
+def widen(
+    number: str, model: SyNCRec, own: Vocabulary, views: dict[str, str], metadata: dict[str, Any], today: Vocabulary
+) -> LoadedModel:
+    """Give a model tonight's vocabulary; domains and items that it has never seen stay unknown to it."""
+    known = dict(zip(own.domains, own.n_items, strict=True))
+    if own != today:
+        wide = SyNCRec(model.config, today.domains, today.n_items)
+        try:
+            warm_start(wide, today, model, own)
+        except ValueError as error:
+            raise JobError(f"model version {number} does not fit tonight's items: {error}") from error
+        model = wide
+    return LoadedModel(
+        version=number,
+        model=model.eval(),
+        vocabulary=today,
+        known_items=tuple(known.get(domain, 0) for domain in today.domains),
+        views={domain: views.get(domain, "blend") for domain in today.domains},
+        metadata=metadata,
+    )
