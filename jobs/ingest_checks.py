@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
+from statistics import median
 
 import pyarrow.parquet as pq
 from pyiceberg.expressions import And, GreaterThanOrEqual, LessThan
@@ -18,7 +19,8 @@ from jobs.schemas import INTERACTIONS
 from jobs.settings import Source
 
 VOLUME_FACTOR = 10
-"""A day with less than a tenth or more than ten times the mean of recent days is not believed."""
+"""A day with less than a tenth or more than ten times the usual is not believed. Usual is the median of recent
+days: a mean would remember for weeks the one day that brought years of history."""
 VOLUME_DAYS = 28
 VOLUME_MIN_DAYS = 7
 MAX_SHARE = 0.5
@@ -173,13 +175,13 @@ def check_volume(lakehouse: Lakehouse, account: Account, first: date, last: date
         by_day[task.file.partition[0]] += task.file.record_count
     if len(by_day) < VOLUME_MIN_DAYS:
         return []
-    mean = sum(by_day.values()) / len(by_day)
-    fits = mean / VOLUME_FACTOR <= account.events <= mean * VOLUME_FACTOR
-    found = f"{account.events:,} events; mean of {len(by_day)} recent days {mean:,.0f}"
+    usual = median(by_day.values())
+    fits = usual / VOLUME_FACTOR <= account.events <= usual * VOLUME_FACTOR
+    found = f"{account.events:,} events; median of {len(by_day)} recent days {usual:,.0f}"
     return [
         AuditResult(
             table_name=_TABLE,
-            rule=f"events lie within 1/{VOLUME_FACTOR} to {VOLUME_FACTOR} times the mean of recent days",
+            rule=f"events lie within 1/{VOLUME_FACTOR} to {VOLUME_FACTOR} times the median of recent days",
             success=fits,
             observed=found,
         )

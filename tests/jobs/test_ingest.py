@@ -309,10 +309,10 @@ def test_volume_is_held_against_recent_days(settings: Callable[..., Settings]) -
         return [result.success for result in check_volume(lakehouse, account, day, day)]
 
     day = D1
-    for _ in range(7):
+    for rows_that_day in (50_000, *[20] * 6):  # history first, in one day
         assert success(0) == []
-        rows = {field.name: pa.nulls(20, field.type) for field in INTERACTIONS.arrow_schema}
-        table = pa.table({**rows, "arrival_ds": pa.array([day] * 20, pa.date32())})
+        rows = {field.name: pa.nulls(rows_that_day, field.type) for field in INTERACTIONS.arrow_schema}
+        table = pa.table({**rows, "arrival_ds": pa.array([day] * rows_that_day, pa.date32())})
         files = lakehouse.stage_arrow("interactions", table, day, "test")
         lakehouse.replace("interactions", EqualTo(term="arrival_ds", value=day), files, ds=day, run_id="test")
         day += timedelta(days=1)
