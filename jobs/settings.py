@@ -140,6 +140,7 @@ class Spark(_Section):
     master: str = "local[2]"
     shuffle_partitions: int = Field(4, ge=1)
     driver_memory: str = "3g"
+    java_options: str = Field("", description="options of the driver's JVM, e.g. to start short jobs faster")
     options: dict[str, str] = Field(default_factory=dict, description="further spark.* settings")
 
 

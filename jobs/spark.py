@@ -47,20 +47,21 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
         .config("spark.log.level", "ERROR")
-        .config("spark.driver.extraJavaOptions", f"-Dlog4j2.configurationFile={_quiet_log4j(scratch)}")
+        .config(
+            "spark.driver.extraJavaOptions",
+            f'"-Dlog4j2.configurationFile={_quiet_log4j(scratch)}" {settings.spark.java_options}'.strip(),
+        )
     )
     if settings.spark.master.startswith("local"):
         builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
     for key, value in settings.spark.options.items():
         builder = builder.config(key, value)
-    open_before = SparkSession.getActiveSession() is not None
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     try:
         yield session
     finally:
-        if not open_before:
-            session.stop()
+        session.stop()
 
 
 def _quiet_log4j(folder: Path) -> Path:
