@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 from pyiceberg.expressions import EqualTo
 
@@ -263,31 +264,46 @@ def closing_lines(
     metrics = [row for row in _rows(lakehouse, "domain_metrics", ds) if row["run_id"] == night["run_id"]]
     yield f"night {ds} is published, {seconds:.0f} s"
     yield f"  recommendations  {count:,} rows"
-    yield f"  model            version {night['served_version']}: {night['decision']}; {night['reason']}"
+    yield f"  model            {model_text(night)}"
     yield f"  NTG per domain   {ntg_text(metrics, settings.domain_names)}"
     yield f"  query it         make sql{option} Q={FIRST_QUERY}"
     yield f"  web pages        make up{option}    (MLflow and Airflow, on this machine only)"
     yield f"  report           {settings.state / 'reports' / f'{ds}.html'}"
 
 
-def _rows(lakehouse: Lakehouse, table: str, ds: date) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = lakehouse.read_arrow(
+def _rows(lakehouse: Lakehouse, table: str, ds: date) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = lakehouse.read_arrow(
         table, lakehouse.current_snapshot(table), EqualTo("ds", ds)
     ).to_pylist()
     return rows
 
 
-def ntg_text(metrics: Iterable[dict[str, object]], domains: Sequence[str]) -> str:
-    """The negative transfer gap of each domain, as one line; the challenger's, else the champion's."""
-    best: dict[str, tuple[tuple[bool, bool], float]] = {}
+def model_text(night: dict[str, Any]) -> str:
+    """Which version scored, and what the gate decided and why."""
+    decision = str(night["decision"]).replace("_", " ")
+    if night["decision"] == "refused" and night["challenger"]:
+        decision = f"version {night['challenger']} refused"
+    return f"version {night['served_version']} scored; {decision}: {night['reason']}"
+
+
+def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str]) -> str:
+    """The negative transfer gap of each domain in NDCG@10, as one line; a star marks a clear one.
+
+    The challenger's where there is one, else the champion's; as in `sql/queries/ntg_by_day.sql`.
+    """
+    best: dict[str, dict[str, Any]] = {}
     for row in metrics:
-        if row["metric"] == "ntg_loss" and isinstance(row["value"], float):
-            rank = (row["role"] == "challenger", row["split"] == "test")
-            domain = str(row["domain"])
-            if domain not in best or rank > best[domain][0]:
-                best[domain] = (rank, row["value"])
-    told = [f"{domain} {best[domain][1]:+.3f}" for domain in domains if domain in best]
-    return ", ".join(told) + "   (above 0: the other domains help)" if told else "not measured tonight"
+        if row["metric"] == "ntg_ndcg" and (row["domain"] not in best or row["role"] == "challenger"):
+            best[row["domain"]] = row
+    told = []
+    for domain in domains:
+        if domain in best:
+            row = best[domain]
+            clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+            told.append(f"{domain} {row['value']:+.3f}{'*' if clear else ''}")
+    if not told:
+        return "not measured tonight"
+    return ", ".join(told) + "   (NDCG@10; above 0: the other domains help; * clear at 95 %)"
 
 
 # --- the command line -----------------------------------------------------------------------------------

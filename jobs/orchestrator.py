@@ -175,19 +175,28 @@ class NightLog:
         return _readable(record, event)
 
     def _boundary(self, kind: str, name: str) -> None:
-        place = f"[{STEPS.index(name) + 1:2}/{len(STEPS)}] {name}" if name in STEPS else ""
         if kind == "starting":
+            self._tell_left_out(before=name)
             self._started = self._clock()
             again = " again" if name in self.end.steps else ""
             self._step = self.end.steps[name] = StepEnd(name)
-            if place:
-                self._tell(f"{place}{again} ...")
+            self._tell_step(name, f"{again} ...")
         elif self._step:
-            self._step.seconds = self._clock() - self._started
-            if place:
-                words = {"success": "done", "skipped": "not needed", "up_for_retry": "failed, will be tried again"}
-                self._tell(f"{place} {words.get(self._step.state, 'FAILED')}, {self._step.seconds:.1f} s")
-            self._step = None
+            step, self._step = self._step, None
+            step.seconds = self._clock() - self._started
+            words = {"success": "done", "skipped": "not needed", "up_for_retry": "failed, will be tried again"}
+            self._tell_step(name, f" {words.get(step.state, 'FAILED')}, {step.seconds:.1f} s")
+
+    def _tell_step(self, name: str, text: str) -> None:
+        if name in STEPS:
+            self._tell(f"[{STEPS.index(name) + 1:2}/{len(STEPS)}] {name}{text}")
+
+    def _tell_left_out(self, before: str) -> None:
+        """A step that Airflow passes over has no line of its own in the log."""
+        for name in STEPS[: STEPS.index(before)] if before in STEPS else ():
+            if name not in self.end.steps:
+                self.end.steps[name] = StepEnd(name, "left_out")
+                self._tell_step(name, " left out")
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -204,7 +204,7 @@ def test_a_failed_training_leaves_the_night_to_the_champion(
     assert end.succeeded
     assert [(step.name, step.cause) for step in end.failed] == [("train", "train: made to fail")]
     assert end.steps["move_alias"].state == "skipped"
-    assert "[ 4/10] train ..." in told
+    assert "[ 4/10] train ..." in told and "[ 5/10] evaluate left out" in told
     assert any(re.match(r"\[ 4/10\] train FAILED, [\d.]+ s", line) for line in told)
     # each step got the day and the run
     (run_id,) = {call[2] for call in calls}

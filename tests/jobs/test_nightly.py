@@ -131,19 +131,33 @@ def test_a_step_is_told_with_its_facts_and_its_end_and_not_airflows_noise() -> N
     end, told, kept = read(
         [
             "some warning\n",
-            starting("ingest"),
+            starting("wait_for_landing"),
             said("Running command: ['bash']"),
             said("26/01/01 00:00:00 WARN NativeCodeLoader"),
-            said("12:00:01 ingest: 10 rows"),
-            *ending("ingest", "success"),
+            said("12:00:01 wait_for_landing: 10 files"),
+            *ending("wait_for_landing", "success"),
             starting("training_over"),
             *ending("training_over", "success"),
         ]
     )
-    assert told == ["[ 2/10] ingest ...", "       12:00:01 ingest: 10 rows", "[ 2/10] ingest done, 2.0 s"]
-    assert end.steps["ingest"] == StepEnd("ingest", "success", 2, "")
+    assert told == [
+        "[ 1/10] wait_for_landing ...",
+        "       12:00:01 wait_for_landing: 10 files",
+        "[ 1/10] wait_for_landing done, 2.0 s",
+    ]
+    assert end.steps["wait_for_landing"] == StepEnd("wait_for_landing", "success", 2, "")
     assert end.failed == []
     assert "WARN NativeCodeLoader" in kept and "some warning" in kept
+
+
+def test_steps_that_airflow_passed_over_are_told_once() -> None:
+    lines = [starting("wait_for_landing"), *ending("wait_for_landing", "failed"), starting("move_alias")]
+    end, told, _ = read(
+        [*lines, *ending("move_alias", "success"), starting("report"), *ending("report", "success")]
+    )
+    left_out = [line for line in told if line.endswith(" left out")]
+    assert left_out[0] == "[ 2/10] ingest left out" and len(left_out) == 7
+    assert [step.name for step in end.failed] == ["wait_for_landing"]
 
 
 def test_a_failed_step_has_the_cause_that_the_job_gave() -> None:
@@ -178,8 +192,12 @@ def test_a_second_attempt_takes_the_place_of_the_first() -> None:
             *ending("train", "success"),
         ]
     )
-    assert told[1:3] == ["       error: train: no luck", "[ 4/10] train failed, will be tried again, 2.0 s"]
-    assert told[3] == "[ 4/10] train again ..."
+    assert told[-4:] == [
+        "       error: train: no luck",
+        "[ 4/10] train failed, will be tried again, 2.0 s",
+        "[ 4/10] train again ...",
+        "[ 4/10] train done, 2.0 s",
+    ]
     assert end.failed == []
 
 
@@ -196,18 +214,20 @@ def test_the_text_of_a_night_that_never_began_has_airflows_last_words() -> None:
     )
 
 
-def test_ntg_is_the_challengers_on_the_test_split_where_there_is_one() -> None:
-    def row(domain: str, role: str, split: str, value: float, metric: str = "ntg_loss") -> dict[str, object]:
-        return {"domain": domain, "role": role, "split": split, "metric": metric, "value": value}
+def test_ntg_is_the_challengers_where_there_is_one_and_marks_what_is_clear() -> None:
+    def row(domain: str, role: str, value: float, low: float | None, high: float | None) -> dict[str, object]:
+        return {"domain": domain, "role": role, "metric": "ntg_ndcg", "value": value, "low": low, "high": high}
 
     rows = [
-        row("books", "champion", "test", 9.0),
-        row("books", "challenger", "valid", 8.0),
-        row("books", "challenger", "test", 0.0321),
-        row("toys", "champion", "valid", -0.5),
-        row("toys", "challenger", "test", 7.0, "ndcg@10"),
+        row("books", "challenger", 0.0321, 0.01, 0.05),
+        row("books", "champion", 9.0, 8.0, 10.0),
+        row("toys", "champion", -0.5, -0.9, -0.1),
+        row("coupons", "challenger", 0.1, -0.1, 0.2),
+        row("games", "challenger", 0.0, None, None),
+        row("books", "challenger", 7.0, 6.0, 8.0) | {"metric": "ntg_loss"},
     ]
-    assert ntg_text(rows, ("books", "toys", "games")).startswith("books +0.032, toys -0.500   (above 0")
+    text = ntg_text(rows, ("books", "toys", "coupons", "games", "absent"))
+    assert text.startswith("books +0.032*, toys -0.500*, coupons +0.100, games +0.000   (NDCG@10; above 0")
     assert ntg_text([], ("books",)) == "not measured tonight"
 
 
@@ -218,7 +238,7 @@ def test_the_closing_lines_say_what_came_out_and_where_to_look(settings: Callabl
     ds = date(2024, 1, 6)
     night = dict.fromkeys(TABLES["nights"].column_names, "x") | {"ds": ds, "run_id": "r1", "served_version": "3"}
     night |= {name: 1 for name in night if name.endswith("_snapshot")} | {"published_at": datetime.now(UTC)}
-    night |= {"decision": "refused", "reason": "books fell by 12 %"}
+    night |= {"decision": "refused", "challenger": "4", "reason": "books fell by 12 %"}
     recommendation = {"user_id": "u", "domain": "books", "rank": 1, "item_id": "i", "score": 0.5}
     recommendation |= {"source": "model", "model_version": "3", "arm": "champion", "ds": ds}
     for table, rows in (("nights", [night]), ("recommendations", [recommendation] * 1234)):
@@ -229,7 +249,7 @@ def test_the_closing_lines_say_what_came_out_and_where_to_look(settings: Callabl
     for part in (
         "2024-01-06 is published, 12 s",
         "1,234 rows",
-        "version 3: refused; books fell by 12 %",
+        "version 3 scored; version 4 refused: books fell by 12 %",
         "not measured tonight",
         "make sql CONFIG='/my own/shop.toml' Q=sql/queries/ntg_by_day.sql",
         "make up CONFIG='/my own/shop.toml'",

@@ -1,0 +1,161 @@
+"""Two whole nights on a tiny sample, by the command that `make nightly` runs: every job real, through Airflow."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tomllib
+from collections import Counter
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyiceberg.expressions import EqualTo
+
+from jobs.lakehouse import Lakehouse
+from jobs.nightly import table_days
+from jobs.orchestrator import REPOSITORY, STEPS
+from jobs.schemas import ANYONE
+from jobs.settings import Settings
+
+FIRST, SECOND = date(2024, 1, 11), date(2024, 1, 12)
+TOP_N = 5
+TINY = {
+    "SYNCREC_STATE_DIR": "state",
+    "SYNCREC_SAMPLE__USERS": "120",
+    "SYNCREC_NIGHT__BOOTSTRAP_THROUGH": "2024-01-10",
+    "SYNCREC_NIGHT__FIRST_RUN_NIGHTS": "1",
+    "SYNCREC_SEQUENCES__MAX_LENGTH": "16",
+    "SYNCREC_MODEL__CHANNELS": "16",
+    "SYNCREC_TRAINING__EPOCHS": "2",
+    "SYNCREC_TRAINING__EVERY_DAYS": "2",  # so that the second night is one of a champion alone
+    "SYNCREC_TRAINING__MIN_CASES": "5",
+    "SYNCREC_SCORING__TOP_N": str(TOP_N),
+    "SYNCREC_SPARK__SHUFFLE_PARTITIONS": "2",
+    "SYNCREC_SPARK__DRIVER_MEMORY": "1g",
+    "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1",  # the second compiler pays off later than these jobs last
+}
+
+
+@dataclass
+class Project:
+    """What two calls of the launcher left behind."""
+
+    settings: Settings
+    lakehouse: Lakehouse
+    outputs: list[str]
+
+    def rows(self, table: str, ds: date) -> list[dict[str, Any]]:
+        found = self.lakehouse.read_arrow(table, self.lakehouse.current_snapshot(table), EqualTo("ds", ds))
+        return list(found.to_pylist())
+
+
+def nightly(home: Path) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("SYNCREC_")}
+    return subprocess.run(
+        [sys.executable, "-m", "jobs.nightly"],
+        cwd=home,
+        env=environment | TINY | {"SYNCREC_HOME": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    if not (REPOSITORY / ".venv/orchestrator/bin/airflow").is_file():
+        pytest.skip("no orchestrator environment: run `make setup`")
+    home = tmp_path_factory.mktemp("home")
+    text = (REPOSITORY / "syncrec.toml").read_text()
+    (home / "syncrec.toml").write_text(text)
+    outputs = []
+    for _ in range(2):
+        ended = nightly(home)
+        assert ended.returncode == 0, f"{ended.stdout[-6000:]}\n{ended.stderr[-2000:]}"
+        outputs.append(ended.stdout)
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in TINY.items():
+            patch.setenv(key, value)
+        settings = Settings(**tomllib.loads(text))
+    settings = settings.model_copy(update={"state_dir": home / "state"})
+    return Project(settings, Lakehouse(settings), outputs)
+
+
+def test_the_first_call_takes_the_history_and_one_night_the_second_the_next(project: Project) -> None:
+    assert table_days(project.lakehouse, "nights", "ds") == {FIRST, SECOND}
+    arrivals = table_days(project.lakehouse, "interactions", "arrival_ds")
+    assert arrivals == {date(2024, 1, day) for day in range(1, 13)}
+    assert "history 2024-01-01 to 2024-01-10" in project.outputs[0]
+    assert "history" not in project.outputs[1]
+
+
+def test_progress_and_closing_lines_are_there_and_airflows_noise_is_not(project: Project) -> None:
+    for ds, output in zip((FIRST, SECOND), project.outputs, strict=True):
+        for place, step in enumerate(STEPS, 1):
+            left_out = (ds, step) == (SECOND, "evaluate")
+            assert f"[{place:2}/10] {step} {'left out' if left_out else '...'}" in output
+        count = len(project.rows("recommendations", ds))
+        for line in (f"night {ds} is published", f"{count:,} rows", "NTG per domain", "make sql", "make up"):
+            assert line in output
+        assert "airflow." not in output
+
+
+def test_each_user_and_domain_has_its_list_and_strangers_have_one(project: Project) -> None:
+    for ds in (FIRST, SECOND):
+        recommendations = project.rows("recommendations", ds)
+        users = {row["user_id"] for row in recommendations}
+        known = {row["user_id"] for row in project.rows("cross_sequences", ds) if row["split"] == "serve"}
+        assert users == known | {ANYONE}
+        lengths = Counter((row["user_id"], row["domain"]) for row in recommendations)
+        assert {domain for _, domain in lengths} == set(project.settings.domain_names)
+        assert max(lengths.values()) == TOP_N
+        assert {row["source"] for row in recommendations} == {"model", "popularity"}
+        ranks = sorted(
+            row["rank"] for row in recommendations if row["user_id"] == ANYONE and row["domain"] == "books"
+        )
+        assert ranks == list(range(1, TOP_N + 1))
+
+
+def test_the_first_model_is_champion_and_scores_both_nights(project: Project) -> None:
+    os.environ.setdefault("MLFLOW_ENABLE_ASYNC_LOGGING", "false")
+    from mlflow import MlflowClient
+
+    client = MlflowClient(project.settings.tracking_uri, project.settings.tracking_uri)
+    champion = client.get_model_version_by_alias(project.settings.mlflow.model_name, "champion")
+    first, second = project.rows("nights", FIRST)[0], project.rows("nights", SECOND)[0]
+    assert first["decision"] == "promoted"
+    assert second["decision"] == "no_challenger"
+    assert first["served_version"] == second["served_version"] == str(champion.version)
+    for ds in (FIRST, SECOND):
+        assert {row["model_version"] for row in project.rows("recommendations", ds)} == {str(champion.version)}
+    assert "[ 4/10] train not needed" in project.outputs[1]
+
+
+def test_every_domain_was_measured(project: Project) -> None:
+    metrics = project.rows("domain_metrics", FIRST)
+    for metric in ("ntg_ndcg", "ntg_loss", "lambda"):
+        domains = {row["domain"] for row in metrics if row["metric"] == metric}
+        assert domains >= set(project.settings.domain_names), metric
+
+
+def test_every_audit_held_and_the_account_of_the_lines_balances(project: Project) -> None:
+    for ds in (FIRST, SECOND):
+        audits = project.rows("audits", ds)
+        assert {row["table_name"] for row in audits} >= {
+            "interactions",
+            "cross_sequences",
+            "single_sequences",
+            "recommendations",
+        }
+        assert [row["rule"] for row in audits if not row["success"]] == []
+
+
+def test_each_night_has_its_page(project: Project) -> None:
+    for ds in (FIRST, SECOND):
+        page = (project.settings.state / "reports" / f"{ds}.html").read_text()
+        assert str(ds) in page
+        assert "https://" not in page.replace("https://www.w3.org", ""), "a page that needs nothing from elsewhere"
