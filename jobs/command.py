@@ -119,8 +119,30 @@ def run_job(
             flush=True,
         )
         return 70
-    log.info("%s %s: %s (%.1f s)", name, parsed.ds, closing or "done", time.monotonic() - started)
+    took = f"{time.monotonic() - started:.1f} s"
+    if (peak := peak_memory()) is not None:
+        took += f", at most {peak / 2**30:.1f} GiB"
+    log.info("%s %s: %s (%s)", name, parsed.ds, closing or "done", took)
     return 0
+
+
+def peak_memory() -> int | None:
+    """The sum of the peaks of this process and the processes it started that still live, bytes; Linux only.
+
+    An upper bound: the peaks need not have come at once, and forked workers share pages.
+    """
+    total = 0
+    open_pids = [os.getpid()]
+    try:
+        while open_pids:
+            task = Path(f"/proc/{open_pids.pop()}")
+            peak = re.search(r"VmHWM:\s+(\d+) kB", (task / "status").read_text())
+            total += int(peak[1]) * 1024 if peak else 0
+            for thread in (task / "task").iterdir():
+                open_pids += map(int, (thread / "children").read_text().split())
+    except OSError:  # another system, or a process that has just ended
+        return total or None
+    return total
 
 
 def one_line(error: BaseException, limit: int = 600) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.command import Run, run_job
+from jobs.command import Run, peak_memory, run_job
 from jobs.errors import JobError, NothingToDo
 
 HOME = Path(__file__).parents[2]
@@ -61,6 +61,18 @@ def test_a_run_id_that_is_no_plain_name_is_refused(run_id: str) -> None:
     with pytest.raises(SystemExit) as stop:
         run_job(lambda run: None, [*ARGV, "--run-id", run_id])
     assert stop.value.code == 2
+
+
+def test_the_peak_counts_children_that_live() -> None:
+    before = peak_memory()
+    if before is None:
+        pytest.skip("needs Linux's /proc")
+    hungry = "import time; x = bytearray(300_000_000); print('ready', flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", hungry], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "ready\n"
+        grown = peak_memory()
+        child.kill()
+    assert grown is not None and grown - before > 290_000_000
 
 
 def test_the_cutoff_is_midnight_after_the_day() -> None:
