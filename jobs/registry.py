@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
+import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
@@ -149,8 +150,18 @@ class Registry:
             raise JobError(f"cannot fetch model {self.name} version {number} from MLflow: {error}") from error
         return Path(local) / "artifacts" / "model"
 
-    def log_version(self, run_id: str, folder: Path, tags: Mapping[str, object], description: str) -> Version:
-        """Log a saved model folder to a run and register it as a new version with the alias `challenger`."""
+    def log_version(
+        self,
+        run_id: str,
+        folder: Path,
+        tags: Mapping[str, object],
+        description: str,
+        history: Sequence[Mapping[str, object]],
+    ) -> Version:
+        """Log a saved model folder to a run and register it as a new version with the alias `challenger`.
+
+        `history` is an example of one user's events, {item_id, domain, ts}, shown on the model's page.
+        """
         from importlib.metadata import version as installed
 
         packages = ("torch", "numpy", "safetensors", "pandas", "tqdm")
@@ -161,11 +172,12 @@ class Registry:
                 artifacts={"model": str(folder)},
                 code_paths=[str(HERE.parent / "syncrec_model")],
                 signature=SIGNATURE,
+                input_example=pd.DataFrame({"user_id": ["anyone"], "history": [list(history)]}),
                 pip_requirements=[f"{p}=={installed(p).split('+')[0]}" for p in packages],
-                registered_model_name=self.name,
             )
-        number = str(info.registered_model_version)
-        self.tag(number, **tags)
+        # The tags come with the version, not after it: a kill in between would leave a version of no night.
+        made = mlflow.register_model(info.model_uri, self.name, tags={k: str(v) for k, v in tags.items()})
+        number = str(made.version)
         self.describe(number, description)
         self.move_alias(CHALLENGER, number)
         return self.version(number)

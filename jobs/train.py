@@ -8,11 +8,12 @@ checkpoint after a kill, and registers one version a night with the alias `chall
 from __future__ import annotations
 
 import logging
-import shutil
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -102,10 +103,10 @@ def train(run: Run) -> str:
     lakehouse = Lakehouse(settings)
     night = Night(run, lakehouse)
     registry = Registry(settings)
-    if done := registry.of_night(ds, run.run_id):
+    if done := registry.of_night(ds, night.run_id):
         return f"version {done.number} of this night is registered already"
     champion = registry.at_alias(CHAMPION)
-    _check_due(settings, champion, run.ds)
+    check_due(settings, champion, run.ds)
     vocabulary = read_vocabulary(lakehouse, night, run.ds, settings.domain_names)
     _, valid_window, _, _ = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)
     train_set = read_sequences(lakehouse, night, run.ds, "train", vocabulary, settings.domain_names)
@@ -128,7 +129,8 @@ def train(run: Run) -> str:
     return _fit_and_register(run, night, registry, model, start, config, vocabulary, train_set, valid_set)
 
 
-def _check_due(settings: Settings, champion: Version | None, ds: date) -> None:
+def check_due(settings: Settings, champion: Version | None, ds: date) -> None:
+    """Raise NothingToDo in a backfill, or when the champion is younger than `every_days`."""
     if champion is None:
         return
     trained = date.fromisoformat(champion.tags.get("ds", "1970-01-01"))
@@ -170,11 +172,11 @@ def _fit_and_register(
     valid_set: SequenceSet,
 ) -> str:
     settings, ds = run.settings, run.ds.isoformat()
-    folder = settings.state / "checkpoints" / f"{ds}-{run.run_id.replace(':', '_').replace('+', '_')}"
-    folder.mkdir(parents=True, exist_ok=True)
-    tags = {"ds": ds, "syncrec.run_id": run.run_id, "syncrec.code_version": code_version(), "start": start}
+    checkpoint = settings.state / "checkpoints" / f"{ds}-from-{start.replace(' ', '-')}"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    tags = {"ds": ds, "syncrec.run_id": night.run_id, "syncrec.code_version": code_version(), "start": start}
     parameters = _parameters(night, model, config, vocabulary, train_set)
-    mlflow_run = registry.run_of_night(ds, run.run_id, parameters)
+    mlflow_run = registry.run_of_night(ds, night.run_id, parameters)
     with mlflow.start_run(
         run_id=mlflow_run, experiment_id=registry.experiment_id, run_name=f"night {ds}", tags=tags
     ) as active:
@@ -185,23 +187,27 @@ def _fit_and_register(
             valid_set,
             config,
             on_epoch=_log_epoch,
-            checkpoint=folder / "checkpoint",
+            checkpoint=checkpoint,
             progress=sys.stderr.isatty(),
             repeats=[domain for domain in vocabulary.domains if domain in settings.repeating_domains],
         )
+        for earlier in result.epochs[: result.resumed_after]:  # trained before a kill, perhaps in another run
+            _log_metrics(earlier)
         views, chosen = _served_views(model, valid_set, settings)
         metadata = _metadata(run, start, result, chosen)
-        save_model(folder / "model", model, vocabulary, views, metadata)
         for domain, view in views.items():
             mlflow.set_tag(f"view.{domain}", view)
     trained_to = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[0].cut
-    version = registry.log_version(
-        active.info.run_id,
-        folder / "model",
-        {**tags, "trained_to": trained_to.isoformat()},
-        f"Night {ds}: trained on events before {trained_to:%Y-%m-%d} ({start} start), epoch {result.best_epoch}.",
-    )
-    shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(Path(folder) / "model", model, vocabulary, views, metadata)
+        version = registry.log_version(
+            active.info.run_id,
+            Path(folder) / "model",
+            {**tags, "trained_to": trained_to.isoformat()},
+            f"Night {ds}: trained on events before {trained_to:%Y-%m-%d}, {start} start, epoch {result.best_epoch}.",
+            [{"item_id": vocabulary.item_ids[0][0], "domain": vocabulary.domains[0], "ts": 0}],
+        )
+    checkpoint.unlink(missing_ok=True)
     return f"version {version.number} registered as challenger (epoch {result.best_epoch}, {start} start)"
 
 
@@ -248,6 +254,10 @@ def _parameters(
 def _log_epoch(report: EpochReport) -> None:
     """One line for the person who watches, one step of every per-domain curve."""
     log.info("%s (%.1f s)", report.line(), report.seconds)
+    _log_metrics(report)
+
+
+def _log_metrics(report: EpochReport) -> None:
     values = {metric_name(name): value for name, value in report.totals.items()}
     values |= {"seconds": report.seconds, "users_per_s": report.users_per_s}
     for domain, metrics in report.domains.items():

@@ -36,7 +36,8 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     with mlflow.start_run(experiment_id=made.experiment_id, tags={"ds": "2024-01-05"}) as run:
         pass
     tags = {"ds": "2024-01-05", "syncrec.run_id": "scheduled__1"}
-    made.log_version(run.info.run_id, folder / "model", tags, "a first version")
+    example = [{"item_id": "b1", "domain": "books", "ts": 0}]
+    made.log_version(run.info.run_id, folder / "model", tags, "a first version", example)
     return made
 
 

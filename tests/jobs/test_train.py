@@ -1,0 +1,77 @@
+"""train's choices: what is due, what to start from, which settings are refused."""
+
+from __future__ import annotations
+
+from datetime import date
+from typing import Any
+
+import pytest
+
+from jobs.errors import JobError, NothingToDo
+from jobs.registry import Version
+from jobs.train import check_due, metric_name, model_config, training_config, usable_champion
+
+DAY = date(2024, 1, 10)
+
+
+def champion(ds: str) -> Version:
+    return Version(number="3", run_id="r", tags={"ds": ds})
+
+
+def test_the_first_night_and_the_next_one_are_due(settings: Any) -> None:
+    check_due(settings(), None, DAY)
+    check_due(settings(), champion("2024-01-09"), DAY)
+    check_due(settings(), champion("2024-01-10"), DAY.replace(day=11))
+
+
+def test_a_backfill_does_not_train(settings: Any) -> None:
+    with pytest.raises(NothingToDo, match="backfill: the champion is of 2024-01-11"):
+        check_due(settings(), champion("2024-01-11"), DAY)
+
+
+def test_every_third_night_trains_when_so_configured(settings: Any) -> None:
+    weekly = settings(training={"every_days": 3})
+    with pytest.raises(NothingToDo, match="every_days = 3"):
+        check_due(weekly, champion("2024-01-08"), DAY)
+    check_due(weekly, champion("2024-01-07"), DAY)
+
+
+def test_only_a_champion_that_has_seen_nothing_later_is_a_start() -> None:
+    assert usable_champion(champion("2024-01-10"), DAY) is not None
+    assert usable_champion(champion("2024-01-11"), DAY) is None
+    assert usable_champion(Version(number="1", run_id="r", tags={}), DAY) is None
+    assert usable_champion(None, DAY) is None
+
+
+def test_settings_reach_the_model_and_warm_nights_are_shorter(settings: Any) -> None:
+    made = settings(
+        model={"channels": 16, "options": {"n_experts": 3}}, training={"epochs": 9, "warm_epochs": 2, "seed": 5}
+    )
+    config = model_config(made)
+    assert (config.channels, config.n_experts, config.max_length) == (16, 3, 8)
+    assert training_config(made, warm=False).epochs == 9
+    assert training_config(made, warm=True).epochs == 2 and training_config(made, warm=True).seed == 5
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"preset": "best"}, r"\[model\].*unknown preset 'best'"),
+        ({"options": {"n_expert": 3}}, r"\[model\].*n_expert"),
+        ({"options": {"gate": "none"}}, r"\[model\].*gate"),
+        ({"channels": 10, "options": {"n_heads": 3}}, r"\[model\].*n_heads"),
+    ],
+)
+def test_a_wrong_model_is_refused_in_one_sentence(settings: Any, section: dict[str, Any], message: str) -> None:
+    with pytest.raises(JobError, match=message):
+        model_config(settings(model=section))
+
+
+def test_a_wrong_training_option_is_refused(settings: Any) -> None:
+    with pytest.raises(JobError, match=r"\[training\].*patiens"):
+        training_config(settings(training={"options": {"patiens": 3}}), warm=False)
+
+
+def test_metric_names_are_allowed_in_mlflow() -> None:
+    assert metric_name("cross.ndcg@10", "books") == "cross.ndcg_at_10/books"
+    assert metric_name("loss") == "loss"
