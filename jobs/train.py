@@ -204,7 +204,7 @@ def _fit_and_register(
             active.info.run_id,
             Path(folder) / "model",
             {**tags, "trained_to": trained_to.isoformat()},
-            f"Night {ds}: trained on events before {trained_to:%Y-%m-%d}, {start} start, epoch {result.best_epoch}.",
+            f"Night {ds}: events before {trained_to:%Y-%m-%d}, {start} start, epoch {result.best_epoch}.",
             [{"item_id": vocabulary.item_ids[0][0], "domain": vocabulary.domains[0], "ts": 0}],
         )
     checkpoint.unlink(missing_ok=True)
