@@ -1,0 +1,67 @@
+"""The web pages: taken ports, what still runs, and that nothing listens to the network."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import psutil
+import pytest
+
+from jobs.errors import JobError
+from jobs.pages import Pages, Server, _airflow_is_healthy, _pages_environment
+from jobs.settings import Settings
+
+
+def test_a_taken_port_is_said_with_a_way_out(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(JobError, match=f"port {port} is in use: .*AIRFLOW_PORT={port + 1}"):
+            Pages(settings(), tmp_path / "syncrec.toml").up(airflow_port=port, mlflow_port=port)
+
+
+def test_down_stops_what_runs_and_leaves_a_stranger_with_the_same_number(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    project = settings()
+    project.state.mkdir(parents=True)
+    ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    born = psutil.Process(ours.pid).create_time()
+    servers = [Server("mlflow", ours.pid, born, "", "log"), Server("airflow", os.getpid(), born - 3600, "", "log")]
+    (project.state / "pages.json").write_text(json.dumps([asdict(server) for server in servers]))
+    pages = Pages(project, tmp_path / "syncrec.toml")
+    assert [server.name for server in pages.running()] == ["mlflow"]
+    assert pages.down() == 1
+    assert not psutil.pid_exists(ours.pid)
+    assert pages.running() == []
+    assert pages.down() == 0
+
+
+def test_airflow_is_told_to_stay_on_this_machine() -> None:
+    environment = _pages_environment({"KEPT": "yes"}, 8081)
+    assert environment["KEPT"] == "yes"
+    assert environment["AIRFLOW__API__HOST"] == "127.0.0.1"
+    assert environment["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"] == "http://127.0.0.1:8081/execution/"
+
+
+@pytest.mark.parametrize(
+    ("answer", "healthy"),
+    [
+        ("", False),
+        ('{"metadatabase": {"status": "healthy"}, "scheduler": {"status": "unhealthy"}}', False),
+        (
+            json.dumps({part: {"status": "healthy"} for part in ("metadatabase", "scheduler", "dag_processor")}),
+            True,
+        ),
+    ],
+)
+def test_airflow_is_up_when_all_its_parts_are(answer: str, healthy: bool) -> None:
+    assert _airflow_is_healthy(answer) is healthy
