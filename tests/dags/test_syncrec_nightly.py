@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from jobs.command import _RUN_ID
-from jobs.orchestrator import REPOSITORY, STEPS, NightEnd, airflow_environment, prepare, run_night
+from jobs.night_log import STEPS, NightEnd
+from jobs.orchestrator import REPOSITORY, airflow_environment, prepare, run_night
 from jobs.settings import Settings
 
 ORCHESTRATOR = REPOSITORY / ".venv/orchestrator/bin/python"

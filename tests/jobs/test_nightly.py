@@ -20,17 +20,11 @@ from pyiceberg.expressions import EqualTo
 from jobs import nightly
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.nightly import (
-    closing_lines,
-    failure_text,
-    landing_days,
-    locked,
-    ntg_text,
-    plan_nights,
-    sample_days,
-    table_days,
-)
-from jobs.orchestrator import NightEnd, NightLog, StepEnd, end_family, logical_date
+from jobs.night_closing import closing_lines, failure_text, ntg_text
+from jobs.night_log import NightEnd, NightLog, StepEnd
+from jobs.night_plan import Plan, landing_days, plan_nights, sample_days, table_days
+from jobs.nightly import locked
+from jobs.orchestrator import end_family, logical_date
 from jobs.schemas import TABLES
 from jobs.settings import Sample, Settings
 
@@ -39,7 +33,7 @@ def days(first: int, last: int) -> list[date]:
     return [date(2024, 1, 1) + timedelta(days=n - 1) for n in range(first, last + 1)]
 
 
-def plan(landed: list[date], published: list[date] | None = None, **changes: object) -> nightly.Plan:
+def plan(landed: list[date], published: list[date] | None = None, **changes: object) -> Plan:
     values = {"ingested": [], "bootstrap_through": date(2024, 1, 28), "first_run_nights": 2} | changes
     return plan_nights(landed=landed, published=published or [], **values)  # type: ignore[arg-type]
 
@@ -48,15 +42,15 @@ def plan(landed: list[date], published: list[date] | None = None, **changes: obj
 
 
 def test_the_first_call_ingests_the_history_and_runs_the_first_nights() -> None:
-    assert plan(days(1, 35)) == nightly.Plan((date(2024, 1, 1), date(2024, 1, 28)), tuple(days(29, 30)))
+    assert plan(days(1, 35)) == Plan((date(2024, 1, 1), date(2024, 1, 28)), tuple(days(29, 30)))
 
 
 def test_a_later_call_runs_the_next_night() -> None:
-    assert plan(days(1, 35), days(29, 30)) == nightly.Plan(None, (date(2024, 1, 31),))
+    assert plan(days(1, 35), days(29, 30)) == Plan(None, (date(2024, 1, 31),))
 
 
 def test_a_history_that_is_there_is_not_ingested_again() -> None:
-    assert plan(days(1, 35), ingested=days(1, 28)) == nightly.Plan(None, tuple(days(29, 30)))
+    assert plan(days(1, 35), ingested=days(1, 28)) == Plan(None, tuple(days(29, 30)))
     assert plan(days(1, 35), ingested=days(1, 20)).bootstrap == (date(2024, 1, 1), date(2024, 1, 28))
 
 
@@ -74,11 +68,11 @@ def test_days_without_a_landing_folder_are_passed_over() -> None:
 
 
 def test_nothing_is_due_without_a_newer_landing_day() -> None:
-    assert plan(days(1, 30), days(29, 30)) == nightly.Plan(None, ())
+    assert plan(days(1, 30), days(29, 30)) == Plan(None, ())
 
 
 def test_without_history_the_nights_begin_with_the_first_day() -> None:
-    assert plan(days(33, 40)) == nightly.Plan(None, tuple(days(33, 34)))
+    assert plan(days(33, 40)) == Plan(None, tuple(days(33, 34)))
 
 
 def test_sample_days_begin_at_its_start() -> None:

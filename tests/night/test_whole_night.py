@@ -17,8 +17,9 @@ import pytest
 from pyiceberg.expressions import EqualTo
 
 from jobs.lakehouse import Lakehouse
-from jobs.nightly import table_days
-from jobs.orchestrator import REPOSITORY, STEPS
+from jobs.night_log import STEPS
+from jobs.night_plan import table_days
+from jobs.orchestrator import REPOSITORY
 from jobs.schemas import ANYONE
 from jobs.settings import Settings
 

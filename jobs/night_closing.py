@@ -1,0 +1,86 @@
+"""The last lines of a night at the terminal: what came out of it, and where to look."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from pyiceberg.expressions import EqualTo
+
+from jobs.lakehouse import Lakehouse
+from jobs.night_log import NightEnd
+from jobs.orchestrator import REPOSITORY
+from jobs.settings import DEFAULT_CONFIG, Settings
+
+FIRST_QUERY = "sql/queries/ntg_by_day.sql"
+
+
+def closing_lines(
+    settings: Settings, config: Path, lakehouse: Lakehouse, ds: date, seconds: float
+) -> Iterator[str]:
+    """Say what came out of a published night and where to look."""
+    (night,) = _rows(lakehouse, "nights", ds)
+    count = lakehouse.table("recommendations").scan(row_filter=EqualTo("ds", ds)).count()
+    option = "" if config == REPOSITORY / DEFAULT_CONFIG else f" CONFIG={shlex.quote(str(config))}"
+    metrics = [row for row in _rows(lakehouse, "domain_metrics", ds) if row["run_id"] == night["run_id"]]
+    yield f"night {ds} is published, {seconds:.0f} s"
+    yield f"  recommendations  {count:,} rows"
+    yield f"  model            {model_text(night)}"
+    yield f"  NTG per domain   {ntg_text(metrics, settings.domain_names)}"
+    yield f"  query it         make sql{option} Q={FIRST_QUERY}"
+    yield f"  web pages        make up{option}    (MLflow and Airflow, on this machine only)"
+    yield f"  report           {settings.state / 'reports' / f'{ds}.html'}"
+
+
+def _rows(lakehouse: Lakehouse, table: str, ds: date) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = lakehouse.read_arrow(
+        table, lakehouse.current_snapshot(table), EqualTo("ds", ds)
+    ).to_pylist()
+    return rows
+
+
+def model_text(night: dict[str, Any]) -> str:
+    """Which version scored, and what the gate decided and why."""
+    decision = str(night["decision"]).replace("_", " ")
+    if night["decision"] == "refused" and night["challenger"]:
+        decision = f"version {night['challenger']} refused"
+    return f"version {night['served_version']} scored; {decision}: {night['reason']}"
+
+
+def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str]) -> str:
+    """The negative transfer gap of each domain in NDCG@10, as one line; a star marks a clear one.
+
+    The challenger's where there is one, else the champion's; as in `sql/queries/ntg_by_day.sql`.
+    """
+    best: dict[str, dict[str, Any]] = {}
+    for row in metrics:
+        if row["metric"] == "ntg_ndcg" and (row["domain"] not in best or row["role"] == "challenger"):
+            best[row["domain"]] = row
+    told = []
+    for domain in domains:
+        if domain in best:
+            row = best[domain]
+            clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+            told.append(f"{domain} {row['value']:+.3f}{'*' if clear else ''}")
+    if not told:
+        return "not measured tonight"
+    return ", ".join(told) + "   (NDCG@10; above 0: the other domains help; * clear at 95 %)"
+
+
+def failure_text(ds: date, end: NightEnd, log: Path) -> str:
+    """Say in a few lines what failed, why, where the log is and what to do."""
+    if end.failed:
+        causes = [f"{step.name} failed: {step.cause or 'no cause given'}" for step in end.failed]
+    else:
+        causes = [f"Airflow could not run it: {end.last_line or 'no output'}"]
+    return "\n".join(
+        [
+            f"night {ds} is not published; the tables are as they were.",
+            *(f"  {cause}" for cause in causes),
+            f"  full log: {log}",
+            "  when the cause is mended: the same command again runs this night again",
+        ]
+    )
