@@ -22,7 +22,6 @@ from .vocabulary import Vocabulary
 
 Array = NDArray[Any]
 Seen = Sequence[Sequence[Array]]
-_REMOVED = torch.iinfo(torch.int64).min
 
 
 @dataclass(frozen=True)
@@ -204,25 +203,34 @@ def _stored_items(data: SequenceSet) -> list[list[Array]]:
     return seen
 
 
+@torch.inference_mode()
 def _best(scores_BV: Tensor, known: Sequence[Array], n: int) -> tuple[Array, Array, Array, Array]:
-    """Return (user, rank, item, score) of the best n unknown items per row.
+    """Return (user, rank, item, score) of the best n unknown items per row; ties go to the lower item index.
 
-    Score and item index become one integer that orders by score, then by lower index: no two are equal, so the
-    result does not depend on how top-k breaks ties.
+    Overwrites the scores of known items.
     """
-    n_items = scores_BV.shape[1]
-    bits_BV = (scores_BV + 0.0).view(torch.int32)  # + 0.0 makes -0.0 and 0.0 one score
-    ordered_BV = (bits_BV ^ ((bits_BV >> 31) & 0x7FFFFFFF)).long()
-    keys_BV = (ordered_BV << 32) + (n_items - torch.arange(n_items, device=scores_BV.device))
+    device, k = scores_BV.device, min(n, scores_BV.shape[1])
     rows = np.repeat(np.arange(len(known)), [len(items) for items in known])
     items = np.concatenate([*known, np.zeros(0, np.int64)]) - 1
-    if len(items) and not 0 <= items.min() <= items.max() < n_items:
-        raise ValueError(f"top_n: a seen item index is outside 1..{n_items}")
-    device = scores_BV.device
-    keys_BV[torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)] = _REMOVED
-    best_keys, best = keys_BV.topk(min(n, n_items), dim=1)
-    score = scores_BV.gather(1, best).cpu().numpy()
-    kept = (best_keys != _REMOVED).cpu().numpy()
+    if len(items) and not 0 <= items.min() <= items.max() < scores_BV.shape[1]:
+        raise ValueError(f"top_n: a seen item index is outside 1..{scores_BV.shape[1]}")
+    scores_BV[torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)] = -torch.inf
+    score_Bk, item_Bk = scores_BV.topk(k, dim=1)
+    last_B1 = score_Bk[:, -1:]
+    # top-k takes any of the items that share the last score: where it left some out, choose by index.
+    left_out_B = ((scores_BV >= last_B1).sum(1) > k) & torch.isfinite(last_B1[:, 0])
+    for row in left_out_B.nonzero()[:, 0].tolist():
+        better = (scores_BV[row] > last_B1[row]).nonzero()[:, 0]
+        equal = (scores_BV[row] == last_B1[row]).nonzero()[: k - len(better), 0]
+        item_Bk[row] = torch.cat([better, equal])
+    item_Bk = item_Bk.sort(dim=1).values
+    score_Bk, order_Bk = scores_BV.gather(1, item_Bk).sort(dim=1, descending=True, stable=True)
+    item_Bk = item_Bk.gather(1, order_Bk)
+    kept = torch.isfinite(score_Bk).cpu().numpy()
     user, place = np.nonzero(kept)
-    index = best.cpu().numpy()
-    return user, (place + 1).astype(np.int32), (index[kept] + 1).astype(np.int32), score[kept]
+    return (
+        user,
+        (place + 1).astype(np.int32),
+        (item_Bk.cpu().numpy()[kept] + 1).astype(np.int32),
+        score_Bk.cpu().numpy()[kept],
+    )

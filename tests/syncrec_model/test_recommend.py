@@ -105,3 +105,11 @@ def test_impossible_calls_are_refused():
         Recommender(small_model(), VOCABULARY, {"books": "cross"})
     with pytest.raises(ValueError, match="different domains or item counts"):
         Recommender(small_model(n_items=(7, 5)), VOCABULARY, VIEWS)
+
+
+@pytest.mark.parametrize(("n", "items"), [(1, [2]), (2, [2, 1]), (3, [2, 1, 3]), (4, [2, 1, 3, 5])])
+def test_a_tie_at_the_end_of_the_list_takes_the_lower_indexes(n: int, items: list[int]):
+    scores = torch.tensor([[1.0, 3.0, 1.0, 0.5, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
+    nothing = np.zeros(0, np.int64)
+    user, _, item, _ = _best(scores, [nothing, nothing], n)
+    assert item[user == 0].tolist() == items and item[user == 1].tolist() == list(range(1, n + 1))
