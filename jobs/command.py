@@ -147,7 +147,10 @@ def peak_memory() -> int | None:
 
 def one_line(error: BaseException, limit: int = 600) -> str:
     """Fold an error's text into one line that fits a terminal and an alert."""
-    text = " ".join(str(error).split())
+    said = str(error)
+    if "Traceback (most recent call last)" in said:  # a Spark worker's: its last line is the cause
+        said = [line for line in said.splitlines() if line.strip()][-1]
+    text = " ".join(said.split())
     return text if len(text) <= limit else text[:limit] + " ..."
 
 

@@ -24,7 +24,7 @@ from jobs.errors import JobError, NothingToDo
 from jobs.lakehouse import Lakehouse, code_version
 from jobs.loaded_model import load_version
 from jobs.night import Night
-from jobs.registry import CHAMPION, Registry, Version
+from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
 from jobs.sequence_sets import read_sequences, read_vocabulary
 from jobs.settings import Settings
 from syncrec_model import (
@@ -106,7 +106,7 @@ def train(run: Run) -> str:
     if done := registry.of_night(ds, night.run_id):
         return f"version {done.number} of this night is registered already"
     champion = registry.at_alias(CHAMPION)
-    check_due(settings, champion, run.ds)
+    check_due(settings, champion, registry.at_alias(CHALLENGER), run.ds)
     vocabulary = read_vocabulary(lakehouse, night, run.ds, settings.domain_names)
     _, valid_window, _, _ = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)
     train_set = read_sequences(lakehouse, night, run.ds, "train", vocabulary, settings.domain_names)
@@ -129,15 +129,19 @@ def train(run: Run) -> str:
     return _fit_and_register(run, night, registry, model, start, config, vocabulary, train_set, valid_set)
 
 
-def check_due(settings: Settings, champion: Version | None, ds: date) -> None:
-    """Raise NothingToDo in a backfill, or when the champion is younger than `every_days`."""
+def check_due(settings: Settings, champion: Version | None, newest: Version | None, ds: date) -> None:
+    """Raise NothingToDo in a backfill, or when the newest version (the challenger) is younger than `every_days`."""
     if champion is None:
         return
-    trained = date.fromisoformat(champion.tags.get("ds", "1970-01-01"))
-    if trained > ds:
-        raise NothingToDo(f"backfill: the champion is of {trained}; the version that was champion at {ds} scores")
-    if (ds - trained).days < settings.training.every_days:
-        raise NothingToDo(f"training.every_days = {settings.training.every_days} and the champion is of {trained}")
+    serving_since = date.fromisoformat(champion.tags.get("ds", "1970-01-01"))
+    if serving_since > ds:
+        raise NothingToDo(
+            f"backfill: the champion is of {serving_since}; the version that was champion at {ds} scores"
+        )
+    every = settings.training.every_days
+    trained = date.fromisoformat(newest.tags.get("ds", "1970-01-01")) if newest else serving_since
+    if ds > trained and (ds - trained).days < every:
+        raise NothingToDo(f"training.every_days = {every} and the newest version is of {trained}")
 
 
 def _initial_model(

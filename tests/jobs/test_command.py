@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.command import Run, peak_memory, run_job
+from jobs.command import Run, one_line, peak_memory, run_job
 from jobs.errors import JobError, NothingToDo
 
 HOME = Path(__file__).parents[2]
@@ -54,6 +54,11 @@ def test_a_defect_ends_with_its_cause_in_the_last_line(capsys: pytest.CaptureFix
 
     assert run_job(job, ARGV) == 70
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("error: ")
+
+
+def test_the_cause_of_a_workers_traceback_is_its_last_line() -> None:
+    error = RuntimeError("worker failed\nTraceback (most recent call last):\n  File x\nValueError: the cause\n\n")
+    assert one_line(error) == "ValueError: the cause"
 
 
 @pytest.mark.parametrize("run_id", ["a b", "a;rm -rf x", "$(x)", "", "x" * 300])

@@ -19,21 +19,21 @@ def champion(ds: str) -> Version:
 
 
 def test_the_first_night_and_the_next_one_are_due(settings: Any) -> None:
-    check_due(settings(), None, DAY)
-    check_due(settings(), champion("2024-01-09"), DAY)
-    check_due(settings(), champion("2024-01-10"), DAY.replace(day=11))
+    check_due(settings(), None, None, DAY)
+    check_due(settings(), champion("2024-01-09"), champion("2024-01-09"), DAY)
+    check_due(settings(), champion("2024-01-10"), champion("2024-01-10"), DAY)  # the same night once more
 
 
 def test_a_backfill_does_not_train(settings: Any) -> None:
     with pytest.raises(NothingToDo, match="backfill: the champion is of 2024-01-11"):
-        check_due(settings(), champion("2024-01-11"), DAY)
+        check_due(settings(), champion("2024-01-11"), champion("2024-01-11"), DAY)
 
 
-def test_every_third_night_trains_when_so_configured(settings: Any) -> None:
-    weekly = settings(training={"every_days": 3})
+def test_every_third_night_trains_when_so_configured_also_after_a_refusal(settings: Any) -> None:
+    thirdly = settings(training={"every_days": 3})
     with pytest.raises(NothingToDo, match="every_days = 3"):
-        check_due(weekly, champion("2024-01-08"), DAY)
-    check_due(weekly, champion("2024-01-07"), DAY)
+        check_due(thirdly, champion("2024-01-01"), champion("2024-01-08"), DAY)
+    check_due(thirdly, champion("2024-01-01"), champion("2024-01-07"), DAY)
 
 
 def test_only_a_champion_that_has_seen_nothing_later_is_a_start() -> None:
