@@ -163,13 +163,17 @@ def sequences_suites(settings: Settings, cutoff: datetime) -> dict[str, Suite]:
     }
 
 
-def recommendations_suite(settings: Settings, frame: DataFrame, items: DataFrame) -> tuple[DataFrame, Suite]:
+def recommendations_suite(
+    domains: Sequence[str], top_n: int, frame: DataFrame, items: DataFrame
+) -> tuple[DataFrame, Suite]:
     """Rules for recommendations, and the frame they look at: one row a list (user and domain).
 
     Parameters
     ----------
-    settings
-        Domains and the longest list.
+    domains
+        Those that have items tonight.
+    top_n
+        The longest list.
     frame
         The staged rows.
     items
@@ -181,7 +185,7 @@ def recommendations_suite(settings: Settings, frame: DataFrame, items: DataFrame
         Frame and rules for `run_suite`; what it counts are lists.
     """
     known = items.select("domain", "item_id", F.lit(True).alias("known"))
-    score, top_n = F.col("score"), settings.scoring.top_n
+    score = F.col("score")
     right_source = F.coalesce(F.col("source").isin("model", "popularity"), F.lit(False))
     nameless = F.col("user_id").isNull() | F.col("model_version").isNull() | F.col("arm").isNull()
     lists = (
@@ -210,7 +214,7 @@ def recommendations_suite(settings: Settings, frame: DataFrame, items: DataFrame
         RowRule("user, model version and arm are never null", F.col("nameless") == 0),
         gxe.ExpectColumnDistinctValuesToEqualSet(
             column="domain",
-            value_set=list(settings.domain_names),
-            description="every domain has lists, and no other has",
+            value_set=list(domains),
+            description="every domain that has items has lists, and no other has",
         ),
     ]

@@ -251,7 +251,9 @@ def score(run: Run) -> str:
         )
         staged = spark.read.parquet(str(folder))
         items = lakehouse.read(spark, "items", night.snapshot("items")).where(F.col("arrival_ds") <= F.lit(run.ds))
-        results = run_suite(RECOMMENDATIONS.name, *recommendations_suite(settings, staged, items))
+        results = run_suite(
+            RECOMMENDATIONS.name, *recommendations_suite(vocabulary.domains, task.top_n, staged, items)
+        )
         record_audits(lakehouse, results, run.ds, night.run_id)
         require(results)
         n_rows, n_users = staged.count(), staged.select("user_id").distinct().count() - 1

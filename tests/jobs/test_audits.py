@@ -194,7 +194,10 @@ def test_recommendations(spark: SparkSession, two: Settings) -> None:
     )
 
     def audit(rows: list[tuple[str, str, int, str, float | None, str]]) -> list[AuditResult]:
-        return run_suite("recommendations", *recommendations_suite(two, lists(spark, rows), items))
+        return run_suite(
+            "recommendations",
+            *recommendations_suite(two.domain_names, two.scoring.top_n, lists(spark, rows), items),
+        )
 
     good = [
         ("a", "books", 1, "x", 0.5, "model"),
