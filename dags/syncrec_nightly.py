@@ -30,7 +30,8 @@ Turns the landing files of one day into tomorrow's recommendation tables.
   works on the last day that was complete by then, as a scheduled one does.
 - **Green** means: tomorrow's recommendations are published. If `train` or `evaluate` fails, the champion still
   scores, the run stays green, and the report says so.
-- **Red** means: the published tables are as they were. The last line of the failed task's log that begins with
+- **Red** means: yesterday's recommendations stand (the day's events may be in). The last line of the failed task's
+  log that begins with
   `error:` says what was wrong and what to do. Mend it and clear the task: every step can be run again.
 """
 

@@ -44,7 +44,8 @@ TRAINING_METRICS = ("ntg_loss", "lambda", "weight")
 def rank_version(loaded: LoadedModel, test_set: SequenceSet, repeats: frozenset[str]) -> CaseRanks:
     """Rank the test cases in every view of a version, and in the view it would serve."""
     own = [domain for domain in test_set.domains if domain in repeats]
-    ranks = rank_cases(loaded.model, test_set, repeats=own, known_items=loaded.known_items)
+    readable = test_set.last(loaded.model.config.max_length)
+    ranks = rank_cases(loaded.model, readable, repeats=own, known_items=loaded.known_items)
     return ranks.with_served(loaded.views)
 
 

@@ -91,6 +91,13 @@ def decide(
             )
         return Decision(decision="no_challenger", served_version=champion, reason=cause)
     against = objections(figures, domains, gate)
+    judged = [
+        d for d in domains if (f := figures.get(("challenger", "served", d))) and f["cases"] >= gate.min_cases
+    ]
+    if champion is not None and not any(role == "champion" for role, _, _ in figures):
+        against.append("the champion was not measured tonight, so nothing says that the challenger is better")
+    if champion is not None and not judged:
+        against.append(f"no domain has the {gate.min_cases} test cases that a decision needs")
     if champion is None:
         reason = "first champion" + (f"; would object: {'; '.join(against)}" if against else "")
         return Decision(decision="promoted", served_version=challenger, reason=reason)
@@ -101,9 +108,6 @@ def decide(
         return Decision(decision="promoted", served_version=challenger, reason=reason)
     if against:
         return Decision(decision="refused", served_version=champion, reason="; ".join(against))
-    judged = [
-        d for d in domains if (f := figures.get(("challenger", "served", d))) and f["cases"] >= gate.min_cases
-    ]
     reason = f"no objection in {len(judged)} of {len(domains)} domains with at least {gate.min_cases} cases"
     return Decision(decision="promoted", served_version=challenger, reason=reason)
 

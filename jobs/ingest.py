@@ -41,7 +41,7 @@ from jobs.lakehouse import Lakehouse, data_files
 from jobs.landing import count_lines, find_files, landing_days
 from jobs.night import Night
 from jobs.readers import read_landing, readable_errors
-from jobs.schemas import INTERACTIONS, ITEMS, REJECTED_INTERACTIONS
+from jobs.schemas import ANYONE, INTERACTIONS, ITEMS, REJECTED_INTERACTIONS
 from jobs.spark import spark_session
 
 EVENT = ("user_id", "item_id", "domain", "ts")
@@ -79,6 +79,7 @@ def reject_reason(domains: Sequence[str]) -> Column:
         F.when(F.col("broken"), "broken_line")
         .when(F.col("user_id").isNull(), "null_user")
         .when(F.col("item_id").isNull(), "null_item")
+        .when(F.col("user_id") == ANYONE, "reserved_user")
         .when(too_long, "id_too_long")
         .when(~known, "unknown_domain")
         .when(F.col("ts").isNull() | (F.col("ts") < F.lit(FIRST_MOMENT)), "bad_time")

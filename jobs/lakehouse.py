@@ -86,6 +86,14 @@ class Lakehouse:
         snapshot = self.table(name).current_snapshot()
         return snapshot.snapshot_id if snapshot else None
 
+    def last_writer(self, name: str, ds: date) -> str | None:
+        """The run id of the newest commit for a day, or None."""
+        for snapshot in reversed(self.table(name).snapshots()):
+            summary = snapshot.summary.additional_properties if snapshot.summary else {}
+            if summary.get("syncrec.ds") == ds.isoformat():
+                return str(summary.get("syncrec.run_id"))
+        return None
+
     def metadata_location(self, name: str) -> str:
         """The address of the newest metadata file, which DuckDB's iceberg_scan and others read."""
         return str(self.table(name).metadata_location)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from jobs.errors import JobError
 from jobs.registry import Registry
 from syncrec_model import SyNCRec, Vocabulary, load_model, warm_start
@@ -55,11 +57,15 @@ def widen(
         except ValueError as error:
             raise JobError(f"model version {number} does not fit tonight's items: {error}") from error
         model = wide
+    known_items = tuple(known.get(domain, 0) for domain in today.domains)
+    with torch.no_grad():  # an unknown item in a history says nothing, and says it the same way everywhere
+        for offset, count, n_known in zip(today.offsets, today.n_items, known_items, strict=True):
+            model.embedding.items_VC[offset + n_known + 1 : offset + count + 1] = 0
     return LoadedModel(
         version=number,
         model=model.eval(),
         vocabulary=today,
-        known_items=tuple(known.get(domain, 0) for domain in today.domains),
+        known_items=known_items,
         views={domain: views.get(domain, "blend") for domain in today.domains},
         metadata=metadata,
     )

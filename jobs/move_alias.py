@@ -31,10 +31,12 @@ def move_alias(run: Run) -> str:
     if decision != "promoted":
         return f"champion stays version {champion.number if champion else 'none'} ({decision})"
     if champion is not None and champion.number == version:
+        night.note(aliases_moved=True)
         return f"champion is version {version} already"
     if champion is not None:
         registry.move_alias(PREVIOUS, champion.number)
     registry.move_alias(CHAMPION, version)
+    night.note(aliases_moved=True)
     return f"champion: version {version}" + (f", previous: version {champion.number}" if champion else "")
 
 

@@ -70,7 +70,7 @@ def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str]) -> str:
     return ", ".join(told) + "   (NDCG@10; above 0: the other domains help; * clear at 95 %)"
 
 
-def failure_text(ds: date, end: NightEnd, log: Path) -> str:
+def failure_text(ds: date, end: NightEnd, log: Path, published: bool = False) -> str:
     """Say in a few lines what failed, why, where the log is and what to do."""
     if end.failed:
         causes = [f"{step.name} failed: {step.cause or 'no cause given'}" for step in end.failed]
@@ -78,9 +78,12 @@ def failure_text(ds: date, end: NightEnd, log: Path) -> str:
         causes = [f"Airflow could not run it: {end.last_line or 'no output'}"]
     return "\n".join(
         [
-            f"night {ds} is not published; the tables are as they were.",
+            f"night {ds} is published, yet it did not end well."
+            if published
+            else f"night {ds} is not published; the recommendations are as they were.",
             *(f"  {cause}" for cause in causes),
             f"  full log: {log}",
-            "  when the cause is mended: the same command again runs this night again",
+            "  when the cause is mended: the same command again "
+            + ("moves the aliases and goes on" if published else "runs this night again"),
         ]
     )

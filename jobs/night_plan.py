@@ -17,10 +17,14 @@ DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Plan:
-    """What one call has to do: `bootstrap` is the first and last landing day to ingest at once, if any."""
+    """What one call has to do: `bootstrap` is the first and last landing day to ingest at once, if any.
+
+    `missing` are days without a landing folder before or between the nights: they are passed over.
+    """
 
     bootstrap: tuple[date, date] | None
     nights: tuple[date, ...]
+    missing: tuple[date, ...] = ()
 
 
 def plan_nights(
@@ -58,7 +62,11 @@ def plan_nights(
         bootstrap = (history[0], history[-1])
     done_through = max([*published, bootstrap_through])
     wanted = count if count is not None else 1 if published else first_run_nights
-    return Plan(bootstrap, tuple(sorted(day for day in landed if day > done_through)[:wanted]))
+    nights = tuple(sorted(day for day in landed if day > done_through)[:wanted])
+    known_from = done_through if published or history else (min(landed) if landed else done_through)
+    span = (nights[-1] - known_from).days if nights else 0
+    expected = {known_from + DAY * n for n in range(1, span + 1)}
+    return Plan(bootstrap, nights, tuple(sorted(expected - set(landed))))
 
 
 def sample_days(sample: Sample, last: date) -> tuple[date, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import os
+import subprocess
 import sys
 import time
 import traceback
@@ -17,9 +18,12 @@ from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 
-from jobs.command import one_line, start_logging
+from pyiceberg.expressions import EqualTo
+
+from jobs.command import Run, one_line, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
+from jobs.night import Night
 from jobs.night_closing import closing_lines, failure_text
 from jobs.night_plan import DAY, Plan, due, table_days
 from jobs.orchestrator import airflow_environment, prepare, run_night, started
@@ -49,7 +53,10 @@ class Launcher:
         """Run what is due; returns the exit code."""
         lakehouse = Lakehouse(self.settings)
         lakehouse.create_tables()
+        self._finish_newest(lakehouse)
         plan = due(self.settings, lakehouse, count)
+        for day in plan.missing:
+            print(f"warning: no landing day {day}: its night is passed over", flush=True)
         if not plan.nights:
             self._say_nothing_is_due(lakehouse)
             return 0
@@ -65,6 +72,27 @@ class Launcher:
             for line in closing_lines(self.settings, self.config, lakehouse, ds, time.monotonic() - begun):
                 print(line, flush=True)
         return 0
+
+    def _finish_newest(self, lakehouse: Lakehouse) -> None:
+        """Move the aliases of the newest night where an end between publishing and moving left them behind."""
+        newest = max(table_days(lakehouse, "nights", "ds"), default=None)
+        if newest is None:
+            return
+        (row,) = lakehouse.read_arrow(
+            "nights", lakehouse.current_snapshot("nights"), EqualTo("ds", newest.isoformat())
+        ).to_pylist()
+        run = Run(ds=newest, run_id=row["run_id"], settings=self.settings, arguments=argparse.Namespace())
+        if row["decision"] != "promoted" or Night(run, lakehouse).get("aliases_moved"):
+            return
+        print(f"night {newest} was published, its aliases were not moved; moving them", flush=True)
+        command = [self.environment["SYNCREC_JOBS_PYTHON"], "-m", "jobs.move_alias", f"--ds={newest}"]
+        ended = subprocess.run(
+            [*command, f"--run-id={row['run_id']}"], env=self.environment, cwd=self.settings.home, text=True,
+            capture_output=True,
+        )  # fmt: skip
+        if ended.returncode:
+            cause = (ended.stderr.strip() or "no cause given").splitlines()[-1]
+            raise JobError(f"the aliases of night {newest} could not be moved: {cause}")
 
     def _say_nothing_is_due(self, lakehouse: Lakehouse) -> None:
         published = table_days(lakehouse, "nights", "ds")
@@ -102,7 +130,7 @@ class Launcher:
         if end.succeeded and ds not in table_days(lakehouse, "nights", "ds"):
             raise JobError(f"night {ds}: every step ended well, yet the table nights has no such day. Log: {log}")
         if not end.succeeded:
-            raise JobError(failure_text(ds, end, log))
+            raise JobError(failure_text(ds, end, log, published=ds in table_days(lakehouse, "nights", "ds")))
         for step in end.failed:
             print(f"warning: {step.name} failed, the night was published without it: {step.cause}", flush=True)
 

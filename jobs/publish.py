@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
 from jobs.command import Run, run_job
+from jobs.errors import PublishConflict
 from jobs.lakehouse import Lakehouse, code_version
 from jobs.night import Night
 from jobs.schemas import NIGHTS, RECOMMENDATIONS
@@ -31,6 +32,11 @@ def publish(run: Run) -> str:
         )
         night.pin(RECOMMENDATIONS.name, snapshot)
         night.note(recommendations_published=staged)
+    writer = lakehouse.last_writer(RECOMMENDATIONS.name, run.ds)
+    if writer != night.run_id:  # another run of the same day came in between: its night is the one that counts
+        raise PublishConflict(
+            f"run '{writer}' published the recommendations of {run.ds} after this one; its result stands"
+        )
     row = {
         "ds": run.ds,
         "run_id": night.run_id,

@@ -168,7 +168,8 @@ def _parse_json(line: Column, source: Source) -> Column:
     schema = "array<struct<" + ", ".join(f"`{name.replace('`', '``')}`: string" for name in wanted) + ">>"
     objects = F.from_json(F.concat(F.lit("["), line, F.lit("]")), schema, {"mode": "PERMISSIVE"})
     record = F.get(objects, F.lit(0))
-    broken = objects.isNull() | (F.size(objects) != 1) | record.isNull()
+    whole = F.endswith(F.btrim(line), F.lit("}"))  # Spark forgives what follows the array's end
+    broken = objects.isNull() | (F.size(objects) != 1) | record.isNull() | ~whole
     fields = [record.getField(name).alias(own) for own, name in _mapped(source).items()]
     return F.when(line.isNotNull(), F.struct(*fields, broken.alias("broken")))
 

@@ -101,7 +101,8 @@ class Registry:
         """The version that carries an alias, or None."""
         try:
             return _version(self.client.get_model_version_by_alias(self.name, alias))
-        except MlflowException:
+        except MlflowException as error:
+            _only_if_absent(error)
             return None
 
     def version(self, number: str) -> Version:
@@ -117,7 +118,8 @@ class Registry:
             found = self.client.search_model_versions(
                 f"name = '{self.name}' and tags.`syncrec.run_id` = '{run_id}'"
             )
-        except MlflowException:
+        except MlflowException as error:
+            _only_if_absent(error)
             return None
         own = [v for v in map(_version, found) if v.tags.get("ds") == ds]
         return max(own, key=lambda v: int(v.number), default=None)
@@ -179,8 +181,15 @@ class Registry:
         made = mlflow.register_model(info.model_uri, self.name, tags={k: str(v) for k, v in tags.items()})
         number = str(made.version)
         self.describe(number, description)
-        self.move_alias(CHALLENGER, number)
-        return self.version(number)
+        version = self.version(number)
+        self.challenge(version)
+        return version
+
+    def challenge(self, version: Version) -> None:
+        """Make a version the challenger, unless a later night already has one."""
+        present = self.at_alias(CHALLENGER)
+        if present is None or present.tags.get("ds", "") <= version.tags.get("ds", ""):
+            self.move_alias(CHALLENGER, version.number)
 
     # --- runs ---------------------------------------------------------------------------------------------
 
@@ -193,6 +202,15 @@ class Registry:
             if all(run.data.params.get(k, str(v)) == str(v) for k, v in parameters.items()):
                 return str(run.info.run_id)
         return None
+
+
+def _only_if_absent(error: MlflowException) -> None:
+    """A registry out of reach is no empty registry: it must not look as if there were no champion."""
+    if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        return
+    if error.error_code == "INVALID_PARAMETER_VALUE" and "not found" in str(error):  # an alias that is not set
+        return
+    raise JobError(f"cannot read the model registry: {error}") from error
 
 
 def _version(found: Any) -> Version:

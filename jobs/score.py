@@ -100,6 +100,7 @@ def score_users(
         user_id, domain, rank, item_id, score, source; at most top_n rows a user and domain.
     """
     data = to_sequence_set(users, _flat_singles(users), loaded.vocabulary, task.domains)
+    data = data.last(loaded.model.config.max_length)
     seen = _seen_items(users, loaded.vocabulary, task)
     unknown = [
         np.arange(known + 1, n + 1) for known, n in zip(loaded.known_items, loaded.vocabulary.n_items, strict=True)
@@ -288,8 +289,8 @@ def _prepare(run: Run, lakehouse: Lakehouse, night: Night, version: str, vocabul
 
 
 def _fetch_model(registry: Registry, folder: Path, version: str) -> Path:
-    """A registered version never changes: fetch it once into the warehouse."""
-    target = folder / f"{registry.name}-{version}"
+    """A registered version never changes: fetch it once into the warehouse, named also by its training run."""
+    target = folder / f"{registry.name}-{version}-{registry.version(version).run_id}"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{target.name}.{os.getpid()}"

@@ -119,7 +119,7 @@ class Gate(_Section):
     """What a challenger must do, domain by domain on the served view, to replace the champion."""
 
     mode: Literal["disabled", "dry_run", "enabled"] = "enabled"
-    metric: str = "ndcg@10"
+    metric: str = Field("ndcg@10", pattern=r"^((hr|ndcg|mrr)@(5|10|20)|mrr)$")
     max_drop: float = Field(0.05, ge=0, description="relative drop against the champion that is tolerated")
     max_negative_transfer: float = Field(0.05, ge=0, description="relative drop against the single view")
     min_cases: int = Field(20, ge=1, description="domains with fewer test cases do not decide")

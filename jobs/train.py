@@ -104,6 +104,7 @@ def train(run: Run) -> str:
     night = Night(run, lakehouse)
     registry = Registry(settings)
     if done := registry.of_night(ds, night.run_id):
+        registry.challenge(done)
         return f"version {done.number} of this night is registered already"
     champion = registry.at_alias(CHAMPION)
     check_due(settings, champion, registry.at_alias(CHALLENGER), run.ds)

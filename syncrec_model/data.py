@@ -6,7 +6,7 @@ Shapes: U users, N rows (one per user and domain with events), T steps of the wi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,20 @@ class SequenceSet:
         kept |= {name: getattr(self, name)[users_S] for name in _TYPES if name.startswith("cross_")}
         kept |= {"single_users_N": place_S, "user_ids": self.user_ids[users_S]}
         return SequenceSet(domains=self.domains, n_items=self.n_items, **kept)
+
+    def last(self, max_length: int) -> SequenceSet:
+        """Return the set as a model with a shorter window reads it: the last `max_length` events of every row.
+
+        Targets older than the window are no cases any more. A window at least as long changes nothing.
+        """
+        cut = self.max_length - max_length
+        if cut <= 0:
+            return self
+        columns: dict[str, Any] = {
+            name: values[:, cut:] for name, values in self.arrays().items() if name.endswith(("_UT", "_NT"))
+        }
+        columns["single_places_NT"] = np.maximum(columns["single_places_NT"] - cut, -1)
+        return replace(self, **columns)
 
     def arrays(self) -> dict[str, Array]:
         """Return the arrays by field name (for fingerprints and copies)."""

@@ -70,6 +70,18 @@ def test_domains_with_few_cases_do_not_decide() -> None:
     assert objections(figures(0.01, 0.10, cases=5), DOMAINS, Gate(min_cases=20)) == []
 
 
+def test_a_champion_that_was_not_measured_stays() -> None:
+    alone = {key: row for key, row in figures(0.5, 0.1).items() if key[0] != "champion"}
+    found = decide(alone, DOMAINS, Gate(), "2", "1", "")
+    assert (found.decision, found.served_version) == ("refused", "1")
+    assert "the champion was not measured" in found.reason
+
+
+def test_too_few_cases_everywhere_keep_the_champion() -> None:
+    found = decide(figures(0.5, 0.1, cases=3), DOMAINS, Gate(min_cases=20), "2", "1", "")
+    assert found.decision == "refused" and "no domain has the 20 test cases" in found.reason
+
+
 def test_dry_run_and_disabled_promote_and_say_so() -> None:
     bad = figures(0.05, 0.10)
     dry = decide(bad, DOMAINS, Gate(mode="dry_run"), "2", "1", "")

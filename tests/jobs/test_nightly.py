@@ -366,3 +366,21 @@ def test_an_interrupted_launcher_leaves_no_job_behind(project: Path) -> None:
     assert launcher.returncode == 130
     assert "interrupted" in errors
     assert not psutil.pid_exists(job)
+
+
+def test_a_day_without_a_folder_is_passed_over_and_named() -> None:
+    plan = plan_nights(
+        landed=[*days(1, 28), *days(30, 31)],
+        ingested=days(1, 28),
+        published=days(28, 28),
+        bootstrap_through=date(2024, 1, 27),
+        first_run_nights=2,
+        count=2,
+    )
+    assert plan.nights == (date(2024, 1, 30), date(2024, 1, 31))
+    assert plan.missing == (date(2024, 1, 29),)
+
+
+def test_a_published_night_that_ended_badly_is_not_called_unpublished() -> None:
+    end = NightEnd(last_line="killed")
+    assert "is published, yet" in failure_text(date(2024, 1, 29), end, Path("log"), published=True)

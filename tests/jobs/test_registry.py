@@ -9,10 +9,12 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from jobs.errors import JobError
 from jobs.loaded_model import load_version
-from jobs.registry import CHALLENGER, CHAMPION, Registry
+from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
 from jobs.settings import Settings
 from syncrec_model import ModelConfig, Recommender, SyNCRec, Vocabulary, save_model
 from tests.conftest import SMALL
@@ -111,7 +113,34 @@ def test_a_version_that_is_not_there_is_named(registry: Registry) -> None:
         load_version(registry, "99", VOCABULARY)
 
 
+def test_a_registry_that_fails_is_not_an_empty_one(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise MlflowException("database is locked", error_code=TEMPORARILY_UNAVAILABLE)
+
+    monkeypatch.setattr(registry.client, "get_model_version_by_alias", fail)
+    with pytest.raises(JobError, match=r"cannot read the model registry.*database is locked"):
+        registry.at_alias(CHAMPION)
+
+
+def test_a_retry_makes_its_version_challenger_but_never_takes_it_from_a_later_night(registry: Registry) -> None:
+    first = registry.version("1")
+    registry.client.delete_registered_model_alias(registry.name, CHALLENGER)
+    registry.challenge(first)
+    assert registry.at_alias(CHALLENGER) == first
+    registry.challenge(Version(number="99", run_id="r", tags={"ds": "2024-01-04"}))
+    assert registry.at_alias(CHALLENGER) == first
+
+
+def test_items_newer_than_the_version_are_zero_in_histories(registry: Registry) -> None:
+    today = Vocabulary(DOMAINS, (["b1", "b2", "b3", "b4"], VOCABULARY.item_ids[1]))
+    weights = load_version(registry, "1", today).model.embedding.items_VC
+    assert weights[4].abs().sum() == 0 and weights[3].abs().sum() > 0 and weights[5].abs().sum() > 0
+
+
 def test_mlflow_out_of_reach_is_one_line(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    reachable = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
     with pytest.raises(JobError, match=r"cannot reach MLflow at http://127\.0\.0\.1:9"):
         Registry(settings(mlflow={"tracking_uri": "http://127.0.0.1:9"}))
+    mlflow.set_tracking_uri(reachable[0])
+    mlflow.set_registry_uri(reachable[1])

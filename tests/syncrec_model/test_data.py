@@ -95,3 +95,15 @@ def test_vocabulary_round_trip_and_lookups(tmp_path):
     (tmp_path / "bad.json").write_text("[1")
     with pytest.raises(ValueError, match="not a vocabulary file"):
         Vocabulary.load(tmp_path / "bad.json")
+
+
+def test_a_shorter_window_is_the_set_built_with_that_window():
+    rng = np.random.default_rng(5)
+    log = dict(
+        user_ids=rng.integers(0, 6, 90), item_indexes=rng.integers(1, 5, 90), domain_codes=rng.integers(1, 4, 90),
+        timestamps=np.sort(rng.integers(0, 50, 90)), domains=("a", "b", "c"), n_items=(4, 4, 4), window=(35, 60),
+    )  # fmt: skip
+    long, short = SequenceSet.from_events(**log, max_length=9), SequenceSet.from_events(**log, max_length=4)
+    for name, values in long.last(4).arrays().items():
+        np.testing.assert_array_equal(values, short.arrays()[name], err_msg=name)
+    assert long.last(9) is long and long.last(20) is long
