@@ -20,7 +20,7 @@ from jobs.ingest import assign_indexes, main, reject_reason, transform
 from jobs.ingest_checks import Account, ReasonCounts, check_accounting, check_shares, check_volume
 from jobs.lakehouse import Lakehouse
 from jobs.readers import RAW
-from jobs.schemas import INTERACTIONS, ITEMS
+from jobs.schemas import ANYONE, INTERACTIONS, ITEMS
 from jobs.settings import Settings
 
 D1, D2, D3, D4 = (date(2024, 1, day) for day in range(1, 5))
@@ -244,6 +244,7 @@ def test_the_first_reason_counts(spark: SparkSession) -> None:
         "broken_line": {4: True, 5: None, 6: None, 7: None, 8: None},
         "null_user": {5: None, 6: None},
         "null_item": {6: None, 7: "cars"},
+        "reserved_user": {5: ANYONE, 7: "cars"},
         "id_too_long": {6: "i" * 1001, 8: None},
         "unknown_domain": {7: "cars", 8: None},
         "bad_time": {8: datetime(1970, 1, 1, 23, tzinfo=UTC)},

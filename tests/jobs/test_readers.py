@@ -122,6 +122,7 @@ def test_json_lines_keep_every_line(landing: Landing) -> None:
         f'{{"user": "u6", "item": "x", "shop": "books", "at": "{at}"',
         f'{{"user": "u7", "item": "x", "shop": "books", "at": "{at}"}} tail',
         f'{{"user": "u8", "at": "{at}"}},{{"user": "u8", "at": "{at}"}}',
+        f'{{"user": "u10", "item": "x", "shop": "books", "at": "{at}"}}] tail',
         '["user", "u9"]',
         "null",
         "",
