@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from argparse import Namespace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from jobs.errors import JobError, PublishConflict
 from jobs.lakehouse import Lakehouse
 from jobs.move_alias import move_alias
 from jobs.night import Night
+from jobs.nightly import Launcher
 from jobs.publish import publish
 from jobs.schemas import RECOMMENDATIONS
 
@@ -78,3 +80,22 @@ def test_a_killed_run_that_comes_back_after_another_one_does_not_mix_the_two(
 def test_no_alias_moves_before_the_night_is_published(lakehouse: Lakehouse, settings: Any) -> None:
     with pytest.raises(JobError, match="run publish first: the night of 2024-01-05 is not published by run 'a'"):
         move_alias(scored(lakehouse, settings, "a", "1"))
+
+
+def test_the_next_call_moves_the_aliases_that_a_kill_left_behind(
+    lakehouse: Lakehouse, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = scored(lakehouse, settings, "a", "1")
+    publish(run)  # and no move_alias after it
+    called = tmp_path / "called"
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho "$@" >> "{called}"\n')
+    python.chmod(0o755)
+    monkeypatch.setenv("SYNCREC_HOME", str(tmp_path))
+    launcher = Launcher(settings(), tmp_path / "syncrec.toml", lock=0)
+    launcher.environment["SYNCREC_JOBS_PYTHON"] = str(python)
+    launcher._finish_newest(lakehouse)
+    assert called.read_text() == "-m jobs.move_alias --ds=2024-01-05 --run-id=a\n"
+    Night(run, lakehouse).note(aliases_moved=True)
+    launcher._finish_newest(lakehouse)
+    assert called.read_text().count("\n") == 1
