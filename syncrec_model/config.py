@@ -72,7 +72,8 @@ class ModelConfig(_Record):
     which sees future steps of the window in training (a leak: use it to reproduce, not to serve).
     loss: "softmax" over the target's domain; "pairwise" is the paper's; "bce" the released code's.
     correction: what multiplies each domain's cross loss. "uniform": 1. "bounded": lambda scaled to mean 1, fed
-    with the smoothed gap of the steps before, kept within [correction_floor, 2 - correction_floor] around 1.
+    with the smoothed gap of the steps before, drawn towards 1 until all lie in
+    [correction_floor, 2 - correction_floor].
     "paper": lambda itself. Lambda is tracked and reported whatever this says.
     temperature: delta of the lambda recursion. eta: share of the prediction losses against SC-MIM.
     mim_score: rho of SC-MIM, the paper's sigmoid of a bilinear form or a scaled cosine.

@@ -60,7 +60,7 @@ class LossCorrection(nn.Module):
         """Take one step of the recursion (training) and return the weights, [D].
 
         paper: the new lambda itself, with the gradient to alpha and beta. uniform: ones. bounded: D * lambda of
-        the smoothed gap up to the step before, bounded around 1, mean 1, no gradient.
+        the smoothed gap up to the step before, drawn towards 1 until it lies within bounds, no gradient.
         """
         measured_D = gap_sums_D / gap_counts_D.clamp(min=1)
         phi_D = torch.where(gap_counts_D > 0, measured_D.to(self.phi_D.dtype), self.phi_D)
@@ -76,10 +76,17 @@ class LossCorrection(nn.Module):
         return self.weights(lambda_D)
 
     def weights(self, lambda_D: Tensor) -> Tensor:
-        """Return what a given lambda multiplies the cross losses with, by the configured rule."""
+        """Return what a given lambda multiplies the cross losses with, by the configured rule, [D].
+
+        bounded: 1 + s (D lambda - 1) with the largest s <= 1 that keeps every weight within [floor, 2 - floor].
+        Drawing all domains by one factor keeps the mean at exactly 1 and the domains in order; clamping each
+        alone would do neither.
+        """
         if self.kind == "uniform":
             return torch.ones_like(lambda_D).detach()
         if self.kind == "paper":
             return lambda_D
-        bounded_D = (len(lambda_D) * lambda_D.detach()).clamp(self.floor, 2 - self.floor)
-        return bounded_D / bounded_D.mean()
+        excess_D = len(lambda_D) * lambda_D.detach() - 1
+        excess_D = excess_D - excess_D.mean()  # what rounding left of the softmax's sum
+        scale = ((1 - self.floor) / excess_D.abs().max().clamp(min=torch.finfo(lambda_D.dtype).tiny)).clamp(max=1)
+        return 1 + scale * excess_D

@@ -137,6 +137,26 @@ def test_uniform_and_bounded_weights():
     assert weight.mean().item() == pytest.approx(1) and weight[0] > 1 > weight[1] > 0.2
 
 
+@given(
+    scores=st.lists(st.floats(-20, 20), min_size=1, max_size=12), floor=st.sampled_from([0.0, 0.25, 0.5, 0.9, 1.0])
+)
+@settings(max_examples=100, deadline=None)
+def test_bounded_weights_have_mean_one_stay_within_bounds_and_keep_the_order(scores, floor):
+    module = LossCorrection(len(scores), ModelConfig(correction="bounded", correction_floor=floor)).double()
+    lambda_D = torch.softmax(torch.tensor(scores, dtype=torch.float64), 0).requires_grad_()
+    weight = module.weights(lambda_D)
+    assert not weight.requires_grad
+    assert weight.mean().item() == pytest.approx(1, abs=1e-12)
+    assert weight.min() >= floor - 1e-12 and weight.max() <= 2 - floor + 1e-12
+    in_order = weight[torch.argsort(lambda_D)]
+    assert (in_order.diff() >= -1e-12).all()
+    scaled = len(scores) * lambda_D
+    if (scaled - 1).abs().max() <= 1 - floor:  # inside the bounds nothing is touched
+        assert weight.tolist() == pytest.approx(scaled.tolist(), abs=1e-9)
+    elif floor < 1:  # outside them, the domain furthest from 1 lies on its bound
+        assert (weight - 1).abs().max().item() == pytest.approx(1 - floor)
+
+
 def views_by_loops(data, batch, y_cross, y_single):
     """Return {(domain, user): (single, cross)}: means over the input events that both sequences hold."""
     order = sorted(
