@@ -3,33 +3,36 @@
     python -m jobs.sample --landing landing --from 2024-01-01 --to 2024-01-28
     python -m jobs.sample --describe
 
-Who wants what, and why, is `jobs.sample_world`; this file writes it down, and spoils a few lines a day.
+Who wants what, and why, is `jobs.sample_world` by the laws of `jobs.sample_laws`; `jobs.sample_dirt` spoils a few
+lines a day, `jobs.sample_forms` writes them down.
+
+Frozen since 2026-11-23 as SAMPLE_VERSION: figures measured on the sample are reported whatever they are, and the
+sample is not tuned to them. A change of what is written needs a new version name and all figures anew;
+tests/jobs/test_sample_frozen.py holds the hashes.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import shutil
 import sys
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
 from functools import partial as fixed
 from pathlib import Path
 from typing import Literal
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from jobs.sample_world import DAY_SECONDS, DOMAINS, DayEvents, SampleSettings, World, item_id, user_id
+from jobs.sample_dirt import FAULTS, LandingRow, landing_days
+from jobs.sample_forms import FORMS
+from jobs.sample_laws import DOMAINS, SampleSettings
 
 __all__ = [
     "FAULTS",
     "PLANTED",
+    "SAMPLE_VERSION",
     "PlantedDomain",
     "SampleError",
     "SampleSettings",
@@ -40,6 +43,7 @@ __all__ = [
     "write_days",
 ]
 
+SAMPLE_VERSION = "sample-1"
 MARKER = "_SUCCESS"
 
 
@@ -107,131 +111,6 @@ PLANTED: dict[str, PlantedDomain] = {
     ),
 }
 
-_TEXT_CSV = ("books", "toys", "groceries")
-FAULTS: dict[str, tuple[str, ...]] = {
-    "bad_time": DOMAINS,  # a time nobody can parse; a null in Parquet
-    "missing_user": DOMAINS,
-    "missing_item": DOMAINS,
-    "wrong_columns": _TEXT_CSV,
-    "broken_json": ("coupons",),
-    "future": DOMAINS,  # at or after the end of the landing day
-    "duplicate": DOMAINS,  # the same line twice
-    "late": DOMAINS,  # sound, 1 to 3 days old: to be kept
-}
-"""Every kind of planted fault, and the domains it can strike."""
-
-
-@dataclass(frozen=True)
-class LandingRow:
-    """One line to be written: an event, or what was left of one. `ts` in unix seconds."""
-
-    user: str | None
-    item: str | None
-    rating: int
-    ts: int
-    fault: str = ""
-    bad_time: str = ""
-
-
-class _Feed:
-    """Turns the world's days into landing rows, day by day, with the dirt of each day."""
-
-    def __init__(self, settings: SampleSettings) -> None:
-        self.settings = settings
-        self.world = World(settings)
-        self._users: list[str] = []
-        self._items: dict[str, list[str]] = {domain: [] for domain in DOMAINS}
-        self._on_the_way: dict[int, list[tuple[str, LandingRow]]] = {}
-
-    def next_day(self) -> tuple[date, dict[str, list[LandingRow]]]:
-        """The next day and its rows by domain, in file order."""
-        index = self.world.day_index
-        events = self.world.step()
-        self._name_newcomers()
-        rows = self._on_time(events, index)
-        arrived = self._on_the_way.pop(index, [])
-        dirt = self.settings.stream(index, 20)
-        for domain in DOMAINS:
-            spoiled = self._spoiled(domain, events.day, rows[domain], _day_plan(self.settings, index)[domain])
-            extra = [row for late_domain, row in arrived if late_domain == domain] + spoiled
-            for row in extra:  # anywhere in the file
-                rows[domain].insert(int(dirt.integers(0, len(rows[domain]) + 1)), row)
-        return events.day, rows
-
-    def _name_newcomers(self) -> None:
-        seed, world = self.settings.seed, self.world
-        self._users += [user_id(seed, n) for n in range(len(self._users), world.interest.size)]
-        for domain, names in self._items.items():
-            names += [item_id(domain, seed, n) for n in range(len(names), world.n_items(domain))]
-
-    def _on_time(self, events: DayEvents, index: int) -> dict[str, list[LandingRow]]:
-        """The day's events as rows; those that will be late go on their way."""
-        late = self.settings.stream(index, 21)
-        n_late = int(late.integers(1, 4)) if self.settings.late else 0
-        delayed = set(late.choice(events.ts.size, size=min(n_late, events.ts.size), replace=False).tolist())
-        rows: dict[str, list[LandingRow]] = {domain: [] for domain in DOMAINS}
-        columns = (events.domain, events.user, events.item, events.rating, events.ts)
-        for n, (code, user, item, rating, ts) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
-            domain = DOMAINS[code]
-            row = LandingRow(self._users[user], self._items[domain][item], rating, ts)
-            if n in delayed:
-                arrival = self._on_the_way.setdefault(index + int(late.integers(1, 4)), [])
-                arrival.append((domain, replace(row, fault="late")))
-            else:
-                rows[domain].append(row)
-        return rows
-
-    def _spoiled(self, domain: str, day: date, sound: list[LandingRow], plan: Counter[str]) -> list[LandingRow]:
-        """The planned broken rows and copies of one domain and day."""
-        index = (day - self.settings.start).days
-        rng = self.settings.stream(index, 30 + DOMAINS.index(domain))
-        end = _unix(day + timedelta(days=1))
-        out = []
-        for fault, count in sorted(plan.items()):
-            for n in range(count):
-                if fault == "duplicate":
-                    if sound:
-                        out.append(replace(sound[int(rng.integers(0, len(sound)))], fault=fault))
-                    continue
-                row = LandingRow(
-                    user=str(rng.choice(self._users)),
-                    item=str(rng.choice(self._items[domain])),
-                    rating=5,
-                    ts=end - int(rng.integers(1, DAY_SECONDS)),
-                    fault=fault,
-                )
-                if fault == "future":  # the first one sits exactly on the cutoff
-                    row = replace(row, ts=end + (0 if n == 0 else int(rng.integers(1, 30 * DAY_SECONDS))))
-                elif fault == "bad_time":
-                    row = replace(row, bad_time=str(rng.choice(["n/a", "yesterday", "12:30"])))
-                elif fault == "missing_user":
-                    row = replace(row, user=None)
-                elif fault == "missing_item":
-                    row = replace(row, item=None)
-                out.append(row)
-        return out
-
-
-def _day_plan(settings: SampleSettings, index: int) -> dict[str, Counter[str]]:
-    """How many lines of which fault each domain gets on a day: 1 to 3 of each kind, spread by chance."""
-    rng = settings.stream(index, 22)
-    plan: dict[str, Counter[str]] = {domain: Counter() for domain in DOMAINS}
-    for fault, domains in FAULTS.items():
-        if fault != "late":
-            for _ in range(int(rng.integers(1, 4))):
-                plan[str(rng.choice(domains))][fault] += 1
-    return plan
-
-
-def _unix(day: date) -> int:
-    return (day - date(1970, 1, 1)).days * DAY_SECONDS
-
-
-def _days(settings: SampleSettings, last: date) -> Iterator[tuple[date, dict[str, list[LandingRow]]]]:
-    feed = _Feed(settings)
-    for _ in range((last - settings.start).days + 1):
-        yield feed.next_day()
-
 
 def day_accounts(day: date, *, settings: SampleSettings | None = None) -> dict[str, dict[str, int]]:
     """What one landing day holds, counted, by domain.
@@ -249,7 +128,7 @@ def day_accounts(day: date, *, settings: SampleSettings | None = None) -> dict[s
     settings = settings or SampleSettings()
     _check_days(day, day, settings)
     accounts = {}
-    for made, rows in _days(settings, day):
+    for made, rows in landing_days(settings, day):
         if made == day:
             accounts = {domain: _account(rows[domain]) for domain in DOMAINS}
     return accounts
@@ -265,66 +144,6 @@ def planted_faults(day: date, *, settings: SampleSettings | None = None) -> dict
     """How many lines of each kind of FAULTS one landing day holds, over all domains."""
     accounts = day_accounts(day, settings=settings)
     return {fault: sum(account[fault] for account in accounts.values()) for fault in FAULTS}
-
-
-# The forms. Each takes the rows of one domain and day and returns the bytes of its file.
-
-
-def _csv_line(row: LandingRow, cells: list[str]) -> str:
-    if row.fault == "wrong_columns":  # one too many, or one too few
-        cells = [*cells, "extra"] if row.ts % 2 else cells[:-1]
-    return ",".join(cells) + "\n"
-
-
-def _time(row: LandingRow, factor: int = 1) -> str:
-    return row.bad_time or str(row.ts * factor)
-
-
-def _books(rows: list[LandingRow]) -> bytes:
-    lines = [_csv_line(r, [r.user or "", r.item or "", f"{r.rating}.0", _time(r)]) for r in rows]
-    return "".join(lines).encode()
-
-
-def _toys(rows: list[LandingRow]) -> bytes:
-    lines = [_csv_line(r, [r.item or "", r.user or "", f"{r.rating}.0", _time(r)]) for r in rows]
-    return gzip.compress("".join(lines).encode(), mtime=0)
-
-
-def _groceries(rows: list[LandingRow]) -> bytes:
-    lines = [_csv_line(r, [r.user or "", r.item or "", f"{r.rating}.0", _time(r, 1_000)]) for r in rows]
-    return ("user_id,parent_asin,rating,timestamp\n" + "".join(lines)).encode()
-
-
-def _coupons(rows: list[LandingRow]) -> bytes:
-    lines = []
-    for r in rows:
-        record = {"reviewerID": r.user, "asin": r.item, "overall": float(r.rating)}
-        line = json.dumps(record | {"unixReviewTime": r.bad_time or r.ts})
-        lines.append(line[: len(line) // 2] if r.fault == "broken_json" else line)
-    return gzip.compress("".join(line + "\n" for line in lines).encode(), mtime=0)
-
-
-def _navigation(rows: list[LandingRow]) -> bytes:
-    times = [None if r.bad_time else datetime.fromtimestamp(r.ts, UTC) for r in rows]
-    table = pa.table(
-        {
-            "driver": pa.array([r.user for r in rows], pa.string()),
-            "place": pa.array([r.item for r in rows], pa.string()),
-            "event_time": pa.array(times, pa.timestamp("us", tz="UTC")),
-        }
-    )
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd")
-    return bytes(sink.getvalue())
-
-
-_FORMS: dict[str, Callable[[list[LandingRow]], bytes]] = {
-    "books": _books,
-    "toys": _toys,
-    "groceries": _groceries,
-    "coupons": _coupons,
-    "navigation": _navigation,
-}
 
 
 def publish_day(landing: Path, day: date, write: Callable[[Path], None]) -> Path:
@@ -387,14 +206,14 @@ def write_days(landing: Path, first: date, last: date, *, settings: SampleSettin
     wanted = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     missing = {day for day in wanted if not (landing / day.isoformat() / MARKER).exists()}
     if missing:
-        for day, rows in _days(settings, max(missing)):
+        for day, rows in landing_days(settings, max(missing)):
             if day in missing:
                 publish_day(landing, day, fixed(_write_files, rows))
     return [landing / day.isoformat() for day in wanted]
 
 
 def _write_files(rows: dict[str, list[LandingRow]], folder: Path) -> None:
-    for domain, form in _FORMS.items():
+    for domain, form in FORMS.items():
         (folder / PLANTED[domain].file).write_bytes(form(rows[domain]))
 
 

@@ -21,7 +21,8 @@ from jobs.sample import (
     publish_day,
     write_days,
 )
-from jobs.sample_world import DOMAINS, TASTE_DOMAINS, World, item_id, user_id
+from jobs.sample_laws import DOMAINS, TASTE_DOMAINS, item_id, user_id
+from jobs.sample_world import World
 
 FIRST = date(2024, 1, 1)
 SMALL = SampleSettings(n_users=150)
