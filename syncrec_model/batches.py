@@ -69,6 +69,8 @@ class TrainingBatch(_OnDevice):
     cross_targets_N, single_targets_N: item index inside its domain; cross_domains_N, single_domains_N: that
     domain. shared_N: per single token, the cross token that predicts the SAME event, -1 where none does.
     views_N: per single token, the cross token that reads the same event, -1 where none does or it is [SOS].
+    cross_users_R, single_users_R: the row's user, as a row of the set. seed: int64 without dimensions, decides what
+    is drawn for the batch (negatives); None takes the global generator.
     """
 
     cross: PackedSequences
@@ -79,7 +81,10 @@ class TrainingBatch(_OnDevice):
     single_domains_N: Tensor
     shared_N: Tensor
     views_N: Tensor
+    cross_users_R: Tensor
+    single_users_R: Tensor
     n_users: int
+    seed: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -220,6 +225,8 @@ class SequenceReader:
             single_domains_N=single.tasks_N,
             shared_N=_tensor(shared_N),
             views_N=_tensor(views_N),
+            cross_users_R=_tensor(users),
+            single_users_R=_tensor(users[batch_user_R]),
             n_users=len(users),
         )
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .batches import CROSS, PackedSequences, TrainingBatch
 from .config import ModelConfig
-from .distributed import sum_over_ranks, world_size
+from .distributed import sum_over_ranks
 from .embedding import SharedEmbedding
 from .experts import ExpertStack
 from .gates import SequenceGate, StepGate
@@ -32,7 +32,8 @@ class Losses:
     """The total to minimise (with gradient) and, per domain [D] without gradient, what it is made of.
 
     *_sum_D over *_count_D targets; gap_*_D: phi's sum and count; mim_D where mim_defined_D; weight_D: what
-    multiplied the cross losses.
+    multiplied the cross losses. With several ranks total, mim_D and the sums and counts of the two families are
+    this rank's share: their sum over ranks is the global batch's; the others are the same on every rank.
     """
 
     total: Tensor
@@ -107,6 +108,8 @@ class SyNCRec(nn.Module):
 
     def views(self, packed: PackedSequences) -> Tensor:
         """Return Y of every token: Y_cross where the rows are cross sequences, else Y^d_single, [N, C]."""
+        if not len(packed.items_N):  # a rank without users in the last batch still joins the others' sums
+            return self.embedding.items_VC[:0]
         learning = "cross" if packed.tokens_per_task[CROSS] else "single"
         return cast(Tensor, self.towers(self.mixture(packed, learning=learning), packed.tokens_per_task))
 
@@ -142,9 +145,9 @@ class SyNCRec(nn.Module):
         single_count_D = domain_sums(torch.ones_like(single_N), batch.single_domains_N, n_domains)
         gap_sum_D, gap_count_D = transfer_gap(cross_N, single_N, batch.shared_N, batch.single_domains_N, n_domains)
         weight_D = self.correction(gap_sum_D, gap_count_D)
-        # Both families are divided by their targets of the global batch; DDP averages gradients over ranks.
-        single = single_sum_D.sum() * world_size() / sum_over_ranks(single_count_D.sum()).clamp(min=1)
-        cross = (weight_D * cross_sum_D).sum() * world_size() / sum_over_ranks(cross_count_D.sum()).clamp(min=1)
+        # Both families are divided by their targets of the global batch; the ranks' gradients are summed.
+        single = single_sum_D.sum() / sum_over_ranks(single_count_D.sum()).clamp(min=1)
+        cross = (weight_D * cross_sum_D).sum() / sum_over_ranks(cross_count_D.sum()).clamp(min=1)
         total = self.config.eta * (single + cross)
         mim_D, defined_D = torch.zeros_like(weight_D), torch.zeros_like(weight_D, dtype=torch.bool)
         if self.mutual_information is not None:

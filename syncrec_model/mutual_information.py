@@ -1,6 +1,7 @@
 """Section 6: SC-MIM, InfoNCE between the single and the cross view of one user, per domain.
 
-Shapes: N single tokens, R single rows, C channels, D domains, u users with both views of one domain.
+Shapes: N single tokens, R single rows, C channels, D domains, u users with both views of one domain on this rank,
+m on all ranks.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from .batches import TrainingBatch
 from .config import ModelConfig
+from .distributed import gather_rows
 
 _COSINE_SCALE = 10.0
 
@@ -25,39 +27,42 @@ class MutualInformation(nn.Module):
         self.weight_CC = nn.Parameter(torch.eye(config.channels) * config.channels**-0.5)
 
     def forward(self, y_cross_NC: Tensor, y_single_NC: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor]:
-        """Return per domain the mean loss over users (0 where undefined) and whether it is defined, both [D].
+        """Return per domain this rank's share of the mean loss over users and whether it is defined, both [D].
 
-        A domain is defined when at least two users of the batch have both views.
+        The other users of all ranks are negatives, and the shares of all ranks sum to the mean over all their
+        users. A domain is defined when at least two users of the global batch have both views; elsewhere 0.
         """
         single_RC, cross_RC, has_view_R = pooled_views(y_cross_NC, y_single_NC, batch)
-        rows_per_domain = list(batch.single.rows_per_task[1:])
+        rows = torch.nonzero(has_view_R).squeeze(1)
+        cross_UC, domain_U = cross_RC[rows], batch.single.tasks_R[rows]
+        (single_MC, domain_M), start = gather_rows(single_RC[rows], domain_U)
         losses, defined = [], []
-        for single_uC, cross_uC, has_view_u in zip(
-            torch.split(single_RC, rows_per_domain),
-            torch.split(cross_RC, rows_per_domain),
-            torch.split(has_view_R, rows_per_domain),
-            strict=True,
-        ):
-            users = torch.nonzero(has_view_u).squeeze(1)
-            enough = len(users) >= 2
-            losses.append(self.contrast(single_uC[users], cross_uC[users]) if enough else single_uC.sum() * 0)
+        for domain in range(1, len(batch.single.rows_per_task)):
+            own_u = torch.nonzero(domain_U == domain).squeeze(1)
+            all_m = torch.nonzero(domain_M == domain).squeeze(1)
+            enough = len(all_m) >= 2
+            if enough:
+                place_u = torch.searchsorted(all_m, own_u + start)
+                losses.append(self.contrast(single_MC[all_m], cross_UC[own_u], place_u).sum() / len(all_m))
+            else:
+                losses.append(single_RC.sum() * 0)
             defined.append(enough)
         return torch.stack(losses), torch.tensor(defined, device=single_RC.device)
 
-    def contrast(self, single_uC: Tensor, cross_uC: Tensor) -> Tensor:
-        """Return the mean InfoNCE over users."""
-        rho_uu = self.rho(single_uC, cross_uC)  # row: whose single view; column: whose cross view
-        positive_u = rho_uu.diagonal()
+    def contrast(self, single_mC: Tensor, cross_uC: Tensor, place_u: Tensor) -> Tensor:
+        """Return the InfoNCE of each cross view, [u]. place_u: where in m the same user's single view is."""
+        rho_mu = self.rho(single_mC, cross_uC)
+        own = (place_u, torch.arange(len(place_u), device=place_u.device))
+        positive_u = rho_mu[own]
         if self.others_only:
-            own = torch.eye(len(rho_uu), dtype=torch.bool, device=rho_uu.device)
-            rho_uu = rho_uu.masked_fill(own, -torch.inf)
-        return -(positive_u - rho_uu.logsumexp(dim=0)).mean()
+            rho_mu = rho_mu.index_put(own, rho_mu.new_tensor(-torch.inf))
+        return rho_mu.logsumexp(dim=0) - positive_u
 
-    def rho(self, single_uC: Tensor, cross_uC: Tensor) -> Tensor:
-        """Return the agreement of every single view with every cross view, [u, u]."""
+    def rho(self, single_mC: Tensor, cross_uC: Tensor) -> Tensor:
+        """Return the agreement of every single view with every cross view, [m, u]."""
         if self.score == "sigmoid":
-            return torch.sigmoid(single_uC @ self.weight_CC @ cross_uC.T)
-        return _COSINE_SCALE * (F.normalize(single_uC @ self.weight_CC, dim=-1) @ F.normalize(cross_uC, dim=-1).T)
+            return torch.sigmoid(single_mC @ self.weight_CC @ cross_uC.T)
+        return _COSINE_SCALE * (F.normalize(single_mC @ self.weight_CC, dim=-1) @ F.normalize(cross_uC, dim=-1).T)
 
 
 def pooled_views(y_cross_NC: Tensor, y_single_NC: Tensor, batch: TrainingBatch) -> tuple[Tensor, Tensor, Tensor]:

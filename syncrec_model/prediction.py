@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .batches import TrainingBatch
+from .draws import event_draws
 
 
 def target_losses(kind: str, y_NC: Tensor, table_VC: Tensor, target_N: Tensor, negative_N: Tensor) -> Tensor:
@@ -28,15 +29,31 @@ def target_losses(kind: str, y_NC: Tensor, table_VC: Tensor, target_N: Tensor, n
     return -F.logsigmoid(positive_N) - F.logsigmoid(-chosen_N)
 
 
-def uniform_negatives(target_N: Tensor, domain_N: Tensor, n_items_D1: Tensor) -> Tensor:
+def uniform_negatives(
+    target_N: Tensor, domain_N: Tensor, n_items_D1: Tensor, uniform_N: Tensor | None = None
+) -> Tensor:
     """Draw one uniform item of the target's domain per target, never the target itself.
 
     n_items_D1: items by domain code (entry 0 unused). A domain with one item has no negative: its target returns.
+    uniform_N: the numbers in [0, 1) that decide; None: new ones of the global generator.
     """
+    if uniform_N is None:
+        uniform_N = torch.rand(target_N.shape, device=target_N.device, dtype=torch.float64)
     others_N = (n_items_D1[domain_N] - 1).clamp(min=1)
-    draw_N = 1 + (torch.rand(target_N.shape, device=target_N.device, dtype=torch.float64) * others_N).long()
+    draw_N = 1 + (uniform_N * others_N).long()
     draw_N = draw_N + (draw_N >= target_N).long()
     return torch.minimum(draw_N, n_items_D1[domain_N])
+
+
+def target_draws(batch: TrainingBatch) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """Return a uniform number for every cross and every single target that only its event and the seed decide."""
+    if batch.seed is None:
+        return None, None
+    cross, single = batch.cross, batch.single
+    return (
+        event_draws(batch.seed, batch.cross_users_R[cross.rows_N], cross.tasks_N, cross.columns_N),
+        event_draws(batch.seed, batch.single_users_R[single.rows_N], single.tasks_N, single.columns_N),
+    )
 
 
 def family_losses(
@@ -50,8 +67,9 @@ def family_losses(
     """Return the losses of all cross targets and of all single targets; shared events share their negative."""
     cross_negative_N = single_negative_N = torch.zeros(0, dtype=torch.int64, device=y_cross_NC.device)
     if kind != "softmax":
-        cross_negative_N = uniform_negatives(batch.cross_targets_N, batch.cross_domains_N, n_items_D1)
-        own_N = uniform_negatives(batch.single_targets_N, batch.single_domains_N, n_items_D1)
+        cross_draw_N, single_draw_N = target_draws(batch)
+        cross_negative_N = uniform_negatives(batch.cross_targets_N, batch.cross_domains_N, n_items_D1, cross_draw_N)
+        own_N = uniform_negatives(batch.single_targets_N, batch.single_domains_N, n_items_D1, single_draw_N)
         shared_N = batch.shared_N
         single_negative_N = torch.where(shared_N >= 0, cross_negative_N[shared_N.clamp(min=0)], own_N)
     cross_index, losses, split = [], [], []

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +177,8 @@ class _Run:
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
-        batch = self.reader.training(users).to(self.device)
+        seed = np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1
+        batch = replace(self.reader.training(users), seed=torch.tensor(int(seed))).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
             losses: Losses = self.model(batch)
         self.optimizer.zero_grad(set_to_none=True)

@@ -26,7 +26,8 @@ def transfer_gap(
     """
     with torch.no_grad():
         both_n = torch.nonzero(shared_N >= 0).squeeze(1)
-        gap_n = single_loss_N[both_n].float() - cross_loss_N[shared_N[both_n]].float()
+        exact = torch.promote_types(single_loss_N.dtype, torch.float32)
+        gap_n = single_loss_N[both_n].to(exact) - cross_loss_N[shared_N[both_n]].to(exact)
         domain_n = single_domain_N[both_n]
         sums_D = domain_sums(gap_n, domain_n, n_domains)
         counts_D = domain_sums(torch.ones_like(gap_n), domain_n, n_domains)
