@@ -7,10 +7,10 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup nightly up down sql test lint format clean distclean constraints
+.PHONY: help setup nightly up down sql test test-registry lint format clean distclean constraints
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
 
 setup: ## both environments and Java; the other commands do it by themselves
 	@sh -c "$$SETUP" setup
@@ -30,6 +30,9 @@ sql: setup ## DuckDB with all tables attached; Q=sql/queries/ntg_by_day.sql runs
 
 test: setup ## all tests; TESTS=tests/dags runs some
 	@$(JOBS)/python -m pytest $(TESTS)
+
+test-registry: setup ## a registered model in a fresh environment of mlflow and its requirements: minutes, 2 GB
+	@SYNCREC_TEST_REGISTRY=1 $(JOBS)/python -m pytest tests/jobs/test_registry_alone.py
 
 lint: setup ## ruff, mypy, sqlfluff: what CI checks
 	$(JOBS)/ruff check .

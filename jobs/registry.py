@@ -22,7 +22,17 @@ import pandas as pd
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
-from mlflow.types.schema import Array, ColSpec, DataType, Object, ParamSchema, ParamSpec, Property, Schema
+from mlflow.types.schema import (
+    AnyType,
+    Array,
+    ColSpec,
+    DataType,
+    Object,
+    ParamSchema,
+    ParamSpec,
+    Property,
+    Schema,
+)
 
 from jobs.errors import JobError
 from jobs.settings import Settings
@@ -38,9 +48,10 @@ SIGNATURE = ModelSignature(
             Array(Object([
                 Property("item_id", DataType.string),
                 Property("domain", DataType.string),
-                Property("ts", DataType.long, required=False),
+                Property("ts", AnyType(), required=False),  # numbers, datetimes or ISO texts
             ])),
             "history",
+            required=False,  # so that the model's own sentence, which names the user, refuses a missing one
         ),
     ]),
     outputs=Schema([
@@ -49,6 +60,7 @@ SIGNATURE = ModelSignature(
         ColSpec(DataType.integer, "rank"),
         ColSpec(DataType.string, "item_id"),
         ColSpec(DataType.double, "score"),
+        ColSpec(DataType.integer, "ignored_items"),
     ]),
     params=ParamSchema([ParamSpec("n", DataType.integer, 20)]),
 )  # fmt: skip
@@ -164,19 +176,8 @@ class Registry:
 
         `history` is an example of one user's events, {item_id, domain, ts}, shown on the model's page.
         """
-        from importlib.metadata import version as installed
-
-        packages = ("torch", "numpy", "safetensors", "pandas", "tqdm")
         with mlflow.start_run(run_id=run_id):
-            info = mlflow.pyfunc.log_model(
-                name="model",
-                python_model=str(HERE / "registry_model.py"),
-                artifacts={"model": str(folder)},
-                code_paths=[str(HERE.parent / "syncrec_model")],
-                signature=SIGNATURE,
-                input_example=pd.DataFrame({"user_id": ["anyone"], "history": [list(history)]}),
-                pip_requirements=[f"{p}=={installed(p).split('+')[0]}" for p in packages],
-            )
+            info = mlflow.pyfunc.log_model(name="model", **pyfunc_parts(folder, history))
         # The tags come with the version, not after it: a kill in between would leave a version of no night.
         made = mlflow.register_model(info.model_uri, self.name, tags={k: str(v) for k, v in tags.items()})
         number = str(made.version)
@@ -202,6 +203,25 @@ class Registry:
             if all(run.data.params.get(k, str(v)) == str(v) for k, v in parameters.items()):
                 return str(run.info.run_id)
         return None
+
+
+def pyfunc_parts(folder: Path, history: Sequence[Mapping[str, object]]) -> dict[str, Any]:
+    """Return what makes the pyfunc of a saved model folder, for MLflow's log_model or save_model.
+
+    With mlflow and the pip requirements named here the result loads anywhere; the repository is not needed.
+    history: an example of one user's events.
+    """
+    from importlib.metadata import version as installed
+
+    packages = ("torch", "numpy", "safetensors", "pandas", "tqdm")
+    return {
+        "python_model": str(HERE / "registry_model.py"),
+        "artifacts": {"model": str(folder)},
+        "code_paths": [str(HERE.parent / "syncrec_model")],
+        "signature": SIGNATURE,
+        "input_example": pd.DataFrame({"user_id": ["anyone"], "history": [list(history)]}),
+        "pip_requirements": [f"{p}=={installed(p).split('+')[0]}" for p in packages],
+    }
 
 
 def _only_if_absent(error: MlflowException) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from .batches import SequenceReader
 from .data import SequenceSet
 from .evaluation import VIEWS
+from .histories import Event, known_events
 from .model import SyNCRec
 from .vocabulary import Vocabulary
 
@@ -142,43 +143,48 @@ class Recommender:
         order = np.lexsort((joined.rank, joined.domain, joined.user))
         return TopN(*(getattr(joined, name)[order] for name in ("user", "domain", "rank", "item", "score")))
 
-    def recommend(
-        self, histories: Sequence[Sequence[tuple[str, str, float]]], n: int, *, repeats: Collection[str] = ()
-    ) -> PlainRecommendations:
-        """Recommend for plain histories, each a list of (item_id, domain, ts) in any order.
+    def top_n_of_histories(
+        self,
+        histories: Sequence[Sequence[Event]],
+        n: int,
+        *,
+        users: Sequence[object] | None = None,
+        repeats: Collection[str] = (),
+    ) -> tuple[TopN, Array]:
+        """As top_n for plain histories (see known_events); also the number of unknown items of each, [U].
 
-        Unknown items are ignored and counted; an unknown domain is refused with the known names.
+        All items of a history are left out of its lists, also those older than the window. users: their names,
+        for the sentences of refusals.
         """
-        events: list[tuple[int, int, int, float]] = []
-        ignored = [0] * len(histories)
-        for user, history in enumerate(histories):
-            for item_id, domain, ts in history:
-                code = self.vocabulary.domain_code(domain)
-                index = self.vocabulary.index_of(domain, item_id)
-                if index == 0:
-                    ignored[user] += 1
-                    continue
-                events.append((user, index, code, ts))
-        users, items, codes, times = (list(column) for column in zip(*events, strict=True)) if events else ([],) * 4
+        known = known_events(histories, self.vocabulary, users)
         data = SequenceSet.from_events(
-            user_ids=np.array(users, dtype=np.int64),
-            item_indexes=np.array(items, dtype=np.int64),
-            domain_codes=np.array(codes, dtype=np.int64),
-            timestamps=np.array(times),
+            user_ids=known.user_E,
+            item_indexes=known.item_E,
+            domain_codes=known.domain_E,
             domains=self.model.domains,
             n_items=self.model.n_items,
             max_length=self.model.config.max_length,
             users=np.arange(len(histories)),
         )
-        seen = [[np.zeros(0, np.int64)] * len(self.model.domains) for _ in histories]
-        for user, index, code in zip(users, items, codes, strict=True):
-            seen[user][code - 1] = np.append(seen[user][code - 1], index)
-        found = self.top_n(data, n, seen=seen, repeats=repeats)
+        n_domains = len(self.model.domains)
+        seen: list[list[Any]] = [[[] for _ in range(n_domains)] for _ in histories]
+        for user, code, item in zip(known.user_E, known.domain_E, known.item_E, strict=True):
+            seen[user][code - 1].append(item)
+        return self.top_n(data, n, seen=seen, repeats=repeats), known.ignored_U
+
+    def recommend(
+        self, histories: Sequence[Sequence[Event]], n: int, *, repeats: Collection[str] = ()
+    ) -> PlainRecommendations:
+        """Recommend for plain histories, each a list of (item_id, domain, ts) in any order.
+
+        Unknown items are ignored and counted; an unknown domain is refused with the known names.
+        """
+        found, ignored_U = self.top_n_of_histories(histories, n, repeats=repeats)
         lists: list[dict[str, list[tuple[str, float]]]] = [{d: [] for d in self.model.domains} for _ in histories]
         for user, code, item, score in zip(found.user, found.domain, found.item, found.score, strict=True):
             domain = self.model.domains[code - 1]
             lists[user][domain].append((self.vocabulary.item_id(domain, int(item)), float(score)))
-        return PlainRecommendations(lists, ignored)
+        return PlainRecommendations(lists, ignored_U.tolist())
 
     def _check_call(self, data: SequenceSet, n: int, seen: Seen | None, repeats: Collection[str]) -> None:
         if data.domains != self.model.domains or data.n_items != self.model.n_items:
@@ -187,8 +193,8 @@ class Recommender:
             raise ValueError(
                 f"top_n: sequences of {data.max_length} steps, the model reads {self.model.config.max_length}"
             )
-        if n < 1:
-            raise ValueError(f"top_n: n = {n}; give at least 1")
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"top_n: n = {n!r}; give a whole number, at least 1")
         if seen is not None and len(seen) != data.n_users:
             raise ValueError(f"top_n: seen lists {len(seen)} users, the sequences have {data.n_users}")
         if isinstance(repeats, str) or any(domain not in self.model.domains for domain in repeats):

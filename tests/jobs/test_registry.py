@@ -75,7 +75,7 @@ def test_no_file_of_the_version_is_a_pickle(registry: Registry, tmp_path: Path) 
 def test_anyone_can_load_it_and_gets_what_the_model_says(registry: Registry) -> None:
     loaded = mlflow.pyfunc.load_model("models:/syncrec@challenger")
     found = loaded.predict(HISTORIES, params={"n": 2})
-    assert list(found.columns) == ["user_id", "domain", "rank", "item_id", "score"]
+    assert list(found.columns) == ["user_id", "domain", "rank", "item_id", "score", "ignored_items"]
     own = Recommender(small_model(), VOCABULARY, VIEWS).recommend(
         [[("b1", "books", 1), ("t2", "toys", 2)], []], 2, repeats=["toys"]
     )
