@@ -5,13 +5,15 @@ Pure torch and numpy. Start at model.py, which names the files in the order of t
 
 from .config import ModelConfig, TrainingConfig
 from .data import SequenceSet
+from .distributed import process_group
 from .evaluation import CaseRanks, popularity_ranks, rank_cases
+from .machine import choose_device
 from .measures import bootstrap_interval, choose_views, metrics, paired_difference, summarise
 from .model import Losses, SyNCRec
 from .recommend import PlainRecommendations, Recommender, TopN
 from .reports import EpochReport
 from .saving import load_model, save_model, warm_start
-from .training import FitResult, choose_device, fit
+from .training import FitResult, TrainingRun, fit
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "SyNCRec",
     "TopN",
     "TrainingConfig",
+    "TrainingRun",
     "Vocabulary",
     "bootstrap_interval",
     "choose_device",
@@ -35,6 +38,7 @@ __all__ = [
     "metrics",
     "paired_difference",
     "popularity_ranks",
+    "process_group",
     "rank_cases",
     "save_model",
     "summarise",

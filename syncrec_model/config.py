@@ -151,7 +151,13 @@ class ModelConfig(_Record):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(_Record):
-    """How one model is trained. batch_size counts users; patience counts epochs without a better validation."""
+    """How one model is trained.
+
+    batch_size: users of one step, over all ranks. patience: epochs without a better validation before training
+    stops. precision: "bf16" computes products in bfloat16, weights stay as they are.
+    deterministic: only algorithms that give the same bits every time; on a GPU slower, and the process must have
+    been started with CUBLAS_WORKSPACE_CONFIG=:4096:8. compile: let torch.compile generate code for this machine.
+    """
 
     epochs: int = 20
     batch_size: int = 128
@@ -164,6 +170,8 @@ class TrainingConfig(_Record):
     threads: int = 0
     device: str = "auto"
     precision: str = "fp32"
+    deterministic: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience"):
@@ -175,3 +183,5 @@ class TrainingConfig(_Record):
         self._real("clip_norm", 0.0, open_low=True)
         self._one_of("device", DEVICES)
         self._one_of("precision", PRECISIONS)
+        self._flag("deterministic")
+        self._flag("compile")

@@ -101,6 +101,13 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         parameter.grad = gradient.view_as(parameter) if is_used else None
 
 
+def copy_from_first_rank(tensors: Iterable[Tensor]) -> None:
+    """Overwrite the tensors with those of rank 0, in place."""
+    if world_size() > 1:
+        for values in tensors:
+            distributed.broadcast(values, src=0)
+
+
 def from_first_rank(value: Value) -> Value:
     """Return the value that rank 0 gives (any object that can be pickled; it never touches a disk)."""
     if world_size() == 1:

@@ -12,9 +12,14 @@ import torch
 from torch import Tensor
 
 from .data import SequenceSet
+from .distributed import objects_of_ranks, sum_over_ranks
 from .evaluation import VIEWS, rank_cases
 from .measures import metrics
 from .model import Losses, SyNCRec
+
+CHOSEN_BY = "macro.blend.ndcg@10"
+# What a rank knows of its own share only; the rest is the same on every rank.
+_SHARES = ("single", "single_count", "cross", "cross_count", "mim")
 
 
 @dataclass(frozen=True)
@@ -25,7 +30,8 @@ class EpochReport:
     the other domains help), lambda (at its end), weight (mean multiplier of the cross loss); with validation
     cases also "view.metric" for the views cross, single, blend, and cases, ntg_ndcg = cross - single ndcg@10.
     totals: loss, grad_norm; with validation "macro.view.ndcg@10" and "min.view.ndcg@10" over domains, cases.
-    A figure that has no observation is nan.
+    A figure that has no observation is nan. With several ranks every figure is of the global batches and the
+    same on all of them, apart from the seconds.
     """
 
     epoch: int
@@ -39,18 +45,23 @@ class EpochReport:
         return asdict(self)
 
     def line(self) -> str:
-        """Return the epoch in one short line for a progress bar."""
-        parts = [f"epoch {self.epoch}", f"loss {self.totals['loss']:.3f}"]
-        if "macro.blend.ndcg@10" in self.totals:
-            parts.append(f"ndcg@10 {self.totals['macro.blend.ndcg@10']:.4f}")
+        """Return the epoch in one line for a log."""
         gaps = " ".join(f"{domain} {figures['ntg_loss']:+.3f}" for domain, figures in self.domains.items())
-        return ", ".join([*parts, f"ntg {gaps}"])
+        parts = [f"epoch {self.epoch}", f"loss {self.totals['loss']:.3f}", self.quality(), f"ntg {gaps}"]
+        return ", ".join(filter(None, parts))
+
+    def quality(self) -> str:
+        """Return validation in a few words: macro mean and minimum over domains; nothing without cases."""
+        if CHOSEN_BY not in self.totals:
+            return ""
+        return f"ndcg@10 {self.totals[CHOSEN_BY]:.4f} (min {self.totals['min.blend.ndcg@10']:.4f})"
 
 
 class EpochSums:
-    """Sums of the batches' losses, kept on the device until the epoch ends."""
+    """Sums of the batches' losses, kept on the device until somebody looks."""
 
-    def __init__(self, n_domains: int, device: torch.device) -> None:
+    def __init__(self, model: SyNCRec, device: torch.device) -> None:
+        self.model = model
         names = (
             "single",
             "single_count",
@@ -62,9 +73,9 @@ class EpochSums:
             "mim_count",
             "weight",
         )
-        self.sums_D = {name: torch.zeros(n_domains, device=device) for name in names}
-        self.loss = torch.zeros((), device=device)
-        self.norm = torch.zeros((), device=device)
+        zeros_D = torch.zeros(len(model.domains), dtype=torch.float64, device=device)
+        self.sums_D = {name: zeros_D.clone() for name in names}
+        self.loss, self.norm = zeros_D[0].clone(), zeros_D[0].clone()
         self.steps = 0
 
     def add(self, losses: Losses, norm: Tensor) -> None:
@@ -81,10 +92,14 @@ class EpochSums:
         self.norm += norm
         self.steps += 1
 
-    def figures(self, model: SyNCRec) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-        """Return the figures per domain and in total."""
-        sums = {name: value_D.tolist() for name, value_D in self.sums_D.items()}
-        lambdas = model.correction.lambda_D.tolist()
+    def figures(self, *, all_ranks: bool = True) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
+        """Return the figures per domain and in total. all_ranks: of all shares; every rank must ask for it."""
+        sums_D, loss = self.sums_D, self.loss
+        if all_ranks:
+            sums_D = sums_D | {name: sum_over_ranks(sums_D[name]) for name in _SHARES}
+            loss = sum_over_ranks(loss)
+        sums = {name: value_D.tolist() for name, value_D in sums_D.items()}
+        lambdas = self.model.correction.lambda_D.tolist()
         domains = {
             domain: {
                 "loss_single": _ratio(sums["single"][d], sums["single_count"][d]),
@@ -94,10 +109,10 @@ class EpochSums:
                 "lambda": lambdas[d],
                 "weight": _ratio(sums["weight"][d], self.steps),
             }
-            for d, domain in enumerate(model.domains)
+            for d, domain in enumerate(self.model.domains)
         }
         totals = {
-            "loss": _ratio(self.loss.item(), self.steps),
+            "loss": _ratio(loss.item(), self.steps),
             "grad_norm": _ratio(self.norm.item(), self.steps),
         }
         return domains, totals
@@ -106,18 +121,25 @@ class EpochSums:
 def validation_figures(
     model: SyNCRec, valid: SequenceSet, repeats: Collection[str] = ()
 ) -> tuple[dict[str, dict[str, float]], dict[str, float]]:
-    """Return per domain the measures of every view with ndcg-NTG, and the totals over domains with cases."""
-    ranked = rank_cases(model, valid, repeats=repeats)
+    """Return per domain the measures of every view with ndcg-NTG, and the totals over domains with cases.
+
+    valid: this rank's part of the cases; all ranks get the figures of all parts, computed from the same numbers.
+    """
+    own = rank_cases(model, valid, repeats=repeats)
+    parts = objects_of_ranks(np.vstack([own.domain, *(own.ranks[view] for view in VIEWS)]))
+    code_M, *ranks_VM = np.hstack(parts)
     domains: dict[str, dict[str, float]] = {}
     for code, domain in enumerate(model.domains, start=1):
-        inside = ranked.domain == code
+        inside = code_M == code
         figures = {
-            f"{view}.{name}": value for view in VIEWS for name, value in metrics(ranked.ranks[view][inside]).items()
+            f"{view}.{name}": value
+            for view, ranks_M in zip(VIEWS, ranks_VM, strict=True)
+            for name, value in metrics(ranks_M[inside]).items()
         }
         figures["cases"] = float(inside.sum())
         figures["ntg_ndcg"] = figures["cross.ndcg@10"] - figures["single.ndcg@10"]
         domains[domain] = figures
-    totals = {"cases": float(len(ranked))}
+    totals = {"cases": float(len(code_M))}
     for view in VIEWS:
         values = [figures[f"{view}.ndcg@10"] for figures in domains.values() if figures["cases"]]
         totals[f"macro.{view}.ndcg@10"] = float(np.mean(values))

@@ -2,14 +2,15 @@
 
 The order of users and all random draws of an epoch follow from (seed, epoch) alone, so a run resumed at an epoch
 boundary continues as if it had never stopped: no generator state needs saving.
+
+Several ranks (torchrun, or any initialised torch.distributed) share every batch, sum their gradients and so hold
+the same weights; validation is shared too, and every rank decides from the same figures (docs/training.md).
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from .batches import SequenceReader
 from .checkpoint import (
@@ -31,10 +31,11 @@ from .checkpoint import (
 )
 from .config import TrainingConfig
 from .data import SequenceSet
+from .distributed import copy_from_first_rank, from_first_rank, rank, sum_gradients, world_size
+from .machine import choose_device, compiled, deterministic_algorithms, threads
 from .model import Losses, SyNCRec
-from .reports import EpochReport, EpochSums, validation_figures
-
-CHOSEN_BY = "macro.blend.ndcg@10"
+from .progress import ProgressBar
+from .reports import CHOSEN_BY, EpochReport, EpochSums, validation_figures
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,6 @@ class FitResult:
     stopped_early: bool
     resumed_after: int = 0
     notes: list[str] = field(default_factory=list)
-
-
-def choose_device(name: str) -> torch.device:
-    """Return the device; "auto" takes CUDA where there is one, and "cuda" without one is refused."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError('TrainingConfig.device = "cuda", but torch sees no CUDA device; use "auto" or "cpu"')
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 def fit(
@@ -73,20 +67,32 @@ def fit(
     on_epoch is called after each epoch, before its checkpoint is written: after a kill in between, the same
     epoch is trained and reported again. checkpoint: a file to resume from when it belongs to the same data and
     configuration, rewritten after every epoch. repeats: domains in which items of the history stay candidates
-    when validation ranks. Raises ValueError for unusable data, FloatingPointError when the
-    loss stops being a number.
+    when validation ranks.
+
+    With several ranks every rank calls fit with the same data and gets the same weights, reports (apart from the
+    seconds) and result; training starts from rank 0's weights, and rank 0 alone calls on_epoch, shows the bar,
+    reads and writes the checkpoint. The number of ranks may change between a kill and the resumption.
+
+    Raises ValueError for unusable data and for settings that this machine cannot follow, FloatingPointError when
+    the loss stops being a number.
     """
     _check_data(model, train, valid)
-    run = _Run(model, train, valid, config, repeats)
+    run = TrainingRun(model, train, valid, config, repeats)
     if checkpoint is not None:
         run.resume(Path(checkpoint))
     resumed_after = len(run.epochs)
-    with _threads(config.threads), torch.random.fork_rng(), run.bar(progress) as bar:
+    first = rank() == 0
+    with (
+        threads(config.threads),
+        deterministic_algorithms(config.deterministic, run.device),
+        torch.random.fork_rng(),
+        run.bar(progress and first) as bar,
+    ):
         while not run.finished:
             report = run.epoch(bar)
-            if on_epoch is not None:
+            if on_epoch is not None and first:
                 on_epoch(report)
-            if checkpoint is not None:
+            if checkpoint is not None and first:
                 run.save(Path(checkpoint))
     model.load_state_dict(run.best_weights)
     model.eval()
@@ -95,8 +101,11 @@ def fit(
     return FitResult(run.best_epoch, run.epochs, run.stopped_early, resumed_after, run.notes)
 
 
-class _Run:
-    """The state of one training run between epochs: exactly what a checkpoint holds."""
+class TrainingRun:
+    """The state of one training run between epochs: exactly what a checkpoint holds.
+
+    fit drives it. A benchmark may build one and call `step` itself.
+    """
 
     def __init__(
         self,
@@ -104,14 +113,18 @@ class _Run:
         train: SequenceSet,
         valid: SequenceSet | None,
         config: TrainingConfig,
-        repeats: Collection[str],
+        repeats: Collection[str] = (),
     ) -> None:
         self.config = config
         self.repeats = repeats
         self.device = choose_device(config.device)
         self.model = model.to(self.device)
+        copy_from_first_rank(model.state_dict().values())
+        self.forward = compiled(model, self.device) if config.compile else model
         self.reader = SequenceReader(train)
         self.valid = valid
+        if valid is not None and world_size() > 1:
+            self.valid = valid.select(np.array_split(np.arange(valid.n_users), world_size())[rank()])
         self.has_cases = valid is not None and bool(valid.cross_targets_UT.any())
         self.users = np.flatnonzero(train.cross_lengths_U > 0)
         self.steps_per_epoch = -(-len(self.users) // config.batch_size)
@@ -134,30 +147,28 @@ class _Run:
         """Whether there is no further epoch to train."""
         return len(self.epochs) >= self.config.epochs or self.stopped_early
 
-    def bar(self, progress: bool) -> Any:
-        """Return the progress bar; in a log file it writes a line now and then, not ten a second."""
-        return tqdm(
-            total=self.config.epochs * self.steps_per_epoch,
-            initial=len(self.epochs) * self.steps_per_epoch,
-            desc="train",
-            unit="batch",
-            disable=not progress,
-            mininterval=0.5 if sys.stderr.isatty() else 15,
+    def bar(self, shown: bool) -> ProgressBar:
+        """Return the progress bar of this run."""
+        return ProgressBar(
+            epochs=self.config.epochs,
+            steps_per_epoch=self.steps_per_epoch,
+            done=len(self.epochs),
+            shown=shown,
         )
 
-    def epoch(self, bar: Any) -> EpochReport:
+    def epoch(self, bar: ProgressBar) -> EpochReport:
         """Train one epoch, measure, and remember the weights if they are the best."""
         number = len(self.epochs) + 1
-        torch.manual_seed(int(np.random.SeedSequence([self.config.seed, number]).generate_state(1)[0]))
+        own_seed = np.random.SeedSequence([self.config.seed, number, rank()])  # dropout differs between ranks
+        torch.manual_seed(int(own_seed.generate_state(1)[0]))
         began = time.perf_counter()
-        sums = EpochSums(len(self.model.domains), self.device)
+        sums = EpochSums(self.model, self.device)
         self.model.train()
         for step, users in enumerate(self._batches(number), start=(number - 1) * self.steps_per_epoch):
-            losses, norm = self._step(users, step)
-            sums.add(losses, norm)
-            bar.update()
+            sums.add(*self.step(users, step))
+            bar.step(sums)
         seconds = time.perf_counter() - began
-        domains, totals = sums.figures(self.model)
+        domains, totals = sums.figures()
         if not np.isfinite([totals["loss"], totals["grad_norm"]]).all():
             raise FloatingPointError(
                 f"epoch {number}: the loss or its gradient is not finite; lower TrainingConfig.learning_rate "
@@ -170,19 +181,26 @@ class _Run:
                 domains[domain] |= figures
         report = EpochReport(number, seconds, len(self.users) / max(seconds, 1e-9), domains, totals)
         self._remember(report)
-        bar.set_postfix_str(report.line())
+        bar.epoch(report)
         return report
 
-    def _step(self, users: NDArray[Any], step: int) -> tuple[Losses, Tensor]:
+    def step(self, users: NDArray[Any], step: int) -> tuple[Losses, Tensor]:
+        """Take one optimiser step; return its losses (this rank's share) and the norm of the whole gradient.
+
+        users: those of the global batch, rows of the training set; this rank computes its share of them.
+        step: counted from 0 over the whole run; decides the warm-up and what is drawn.
+        """
         config = self.config
         for group in self.optimizer.param_groups:
             group["lr"] = config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
         seed = np.random.SeedSequence([config.seed, step]).generate_state(1, np.uint64)[0] >> 1
-        batch = replace(self.reader.training(users), seed=torch.tensor(int(seed))).to(self.device)
+        batch = self.reader.training(users[rank() :: world_size()])
+        batch = replace(batch, seed=torch.tensor(int(seed))).to(self.device)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=config.precision == "bf16"):
-            losses: Losses = self.model(batch)
+            losses: Losses = self.forward(batch)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
+        sum_gradients(self.model.parameters())
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         return losses, norm
@@ -211,9 +229,10 @@ class _Run:
 
     def resume(self, path: Path) -> None:
         """Continue from the checkpoint where there is one of this run."""
-        found = read_checkpoint(path, self.fingerprint)
+        first = rank() == 0
+        found = from_first_rank(read_checkpoint(path, self.fingerprint) if first else None)
         if found is None:
-            if path.exists():
+            if from_first_rank(first and path.exists()):
                 self.notes.append(f"{path} belongs to other data or settings: training started afresh.")
             return
         tensors, state = found
@@ -226,17 +245,6 @@ class _Run:
 
 def _copy(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in weights.items()}
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _check_data(model: SyNCRec, train: SequenceSet, valid: SequenceSet | None) -> None:
