@@ -1,0 +1,88 @@
+"""docs/model.md: its example runs, its settings table tells the truth, its files and links exist."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from syncrec_model import ModelConfig
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
+
+
+def settings_table() -> tuple[list[str], list[list[str]]]:
+    """The presets in the head of the table, and its rows of cells."""
+    table = [line for line in PAGE.split("## Settings")[1].split("\n## ")[0].splitlines() if line.startswith("|")]
+    head, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return [cell.strip("`") for cell in head[2:-1]], rows
+
+
+def test_the_example_trains_and_recommends() -> None:
+    (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert len(example.splitlines()) <= 26
+    said, threads = io.StringIO(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with contextlib.redirect_stdout(said):
+            exec(compile(example, "docs/model.md", "exec"), {})
+    finally:
+        torch.set_num_threads(threads)
+    assert re.search(r"books NTG of the loss [+-]0\.\d+, of NDCG@10 [+-]0\.\d+", said.getvalue())
+    assert len(re.findall(r"\('t\d+', -?\d+\.\d+", said.getvalue())) == 5
+
+
+def test_every_setting_of_the_model_is_in_the_table_once() -> None:
+    _, rows = settings_table()
+    named = [name for row in rows for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(ModelConfig))
+
+
+@pytest.mark.parametrize("place", range(len(settings_table()[0])))
+def test_the_table_gives_the_values_of_the_presets(place: int) -> None:
+    presets, rows = settings_table()
+    values = ModelConfig.preset(presets[place]).to_dict()
+    for row in rows:
+        names, cell = re.findall(r"`(\w+)`", row[0]), row[2 + place]
+        if cell != "not used":
+            shown = [json.loads(part.replace("_", "")) if part[0].isdigit() else json.loads(part)
+                     for part in cell.replace("`", "").split(", ")]  # fmt: skip
+            assert shown == [values[name] for name in names], row
+
+
+def test_every_file_that_the_page_names_exists() -> None:
+    for name in re.findall(r"`((?:jobs/)?\w+\.py)`", PAGE):
+        assert (ROOT / name).is_file() or (ROOT / "syncrec_model" / name).is_file(), name
+    for target in re.findall(r"\]\(((?!http|#)[^)]+)\)", PAGE):
+        assert (ROOT / "docs" / target).is_file(), target
+    anchors = {
+        re.sub(r"[^\w\- ]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", PAGE, re.M)
+    }
+    for anchor in re.findall(r"\]\(#([^)]+)\)", PAGE):
+        assert anchor in anchors, anchor
+
+
+def test_the_figure_is_text_and_names_every_part() -> None:
+    figure = (ROOT / "docs" / "img" / "gradient-routes.svg").read_text(encoding="utf-8")
+    texts = " ".join(re.findall(r"<text[^>]*>([^<]+)</text>", figure))
+    for part in (
+        "experts 1 … j",
+        "experts j+1 … K",
+        "embedding",
+        "gate",
+        "tower",
+        "SG",
+        "φ",
+        "λ",
+        "SC-MIM",
+        "L cross",
+    ):
+        assert part in texts, part
+    assert "prefers-color-scheme: dark" in figure
