@@ -8,6 +8,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-registry lint format clean distclean constraints
+.PHONY: bench-planted
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -44,6 +45,9 @@ format: setup ## let ruff and sqlfluff mend what they can
 	$(JOBS)/ruff check --fix .
 	$(JOBS)/ruff format .
 	$(if $(SQL_FILES),$(JOBS)/sqlfluff fix sql)
+
+bench-planted: setup ## does NTG find what the sample planted? half an hour and more, resumable; SEEDS=5 EPOCHS=12
+	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 
 clean: ## remove var/: all tables, models, logs and reports of the projects that live there
 	@if [ -x $(JOBS)/python ]; then $(JOBS)/python -m jobs.pages down --config "$(CONFIG)" >/dev/null 2>&1 || :; fi

@@ -1,0 +1,195 @@
+"""One cell of the planted-transfer benchmark: train one variant under one seed, rank every case, keep the result.
+
+A cell is small (ranks and losses of its cases, figures of its epochs) and lies in a cache folder under a name that
+holds everything it depends on but the code: a finished cell is read, never trained again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from benchmarks.planted_data import Splits, cut, planted_log, sample_settings
+from jobs.lakehouse import code_version
+from jobs.sample import SAMPLE_VERSION
+from jobs.settings import Settings
+from jobs.train import model_config, training_config
+from syncrec_model import CaseRanks, SequenceSet, SyNCRec, fit, rank_cases
+from syncrec_model.batches import SequenceReader
+from syncrec_model.evaluation import view_scores
+
+Array = NDArray[Any]
+ALONE = "alone"
+VARIANTS: dict[str, dict[str, Any]] = {
+    "uniform": {"correction": "uniform"},
+    "bounded": {"correction": "bounded"},
+    "paper": {"correction": "paper"},  # the paper's lambda on the default loss
+    ALONE: {"correction": "uniform"},  # the twin: the same model class on the events of one domain
+}
+SPLITS = ("valid", "test")
+VIEWS = ("cross", "single", "blend")
+_CASES_AT_ONCE = 256
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is trained: a variant under a seed (of the sample and of the training); the twins also name a domain."""
+
+    variant: str
+    seed: int
+    domain: str = ""
+
+    @property
+    def name(self) -> str:
+        """The cell in words for file names and progress lines."""
+        return "-".join(part for part in (self.variant, self.domain, str(self.seed)) if part)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What all cells share. users, epochs and options (of the model) make a toy; None: the sample project's own."""
+
+    settings: Settings
+    last: date
+    cache: Path
+    users: int | None = None
+    epochs: int | None = None
+    threads: int | None = None
+    options: dict[str, Any] | None = None
+
+    def file(self, cell: Cell) -> Path:
+        """Return where the cell's arrays lie (its figures: the same name, .json)."""
+        depends = json.dumps(self._dependencies(cell), sort_keys=True, default=str)
+        return self.cache / f"{cell.name}-{hashlib.sha256(depends.encode()).hexdigest()[:10]}.npz"
+
+    def _dependencies(self, cell: Cell) -> list[Any]:
+        sample = sample_settings(self.settings, cell.seed, self.users)
+        sequences = self.settings.sequences
+        training = self.training(cell.seed).to_dict() | {"threads": 0, "device": ""}
+        return [SAMPLE_VERSION, sample, self.last, sequences, self.model(cell.variant).to_dict(), training]
+
+    def model(self, variant: str) -> Any:
+        """Return the variant's model configuration."""
+        return replace(model_config(self.settings), **{**(self.options or {}), **VARIANTS[variant]})
+
+    def training(self, seed: int) -> Any:
+        """Return the cold-start training configuration of the sample project under this seed."""
+        config = replace(training_config(self.settings, warm=False), seed=seed, device="cpu")
+        return replace(config, epochs=self.epochs or config.epochs, threads=self.threads or config.threads)
+
+    def splits(self, cell: Cell) -> Splits:
+        """Return the cell's sequences."""
+        log = planted_log(sample_settings(self.settings, cell.seed, self.users), self.last)
+        return cut(log.alone(cell.domain) if cell.domain else log, self.settings, self.last)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished cell. figures: JSON values. arrays: per split "SPLIT.user", ".domain" (code), ".item",
+    ".rank.VIEW" and ".loss.VIEW" (nats; cross and single), each [M cases], ordered by domain, user and time.
+    """
+
+    cell: Cell
+    figures: dict[str, Any]
+    arrays: dict[str, Array]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains that the cell's codes count."""
+        return tuple(self.figures["domains"])
+
+    def ranks(self, split: str) -> CaseRanks:
+        """Return the ranks of a split's cases, with the view that validation chose as "served"."""
+        user = self.arrays[f"{split}.user"]
+        ranks = {view: self.arrays[f"{split}.rank.{view}"] for view in VIEWS}
+        nothing = np.zeros(len(user), np.int64)
+        return CaseRanks(self.domains, user, self.arrays[f"{split}.domain"], ranks, nothing, nothing)
+
+
+def read(experiment: Experiment, cell: Cell) -> Result | None:
+    """Return the cell from the cache; None where it has not been trained."""
+    file = experiment.file(cell)
+    if not file.exists():
+        return None
+    with np.load(file) as found:
+        arrays = dict(found)
+    return Result(cell, json.loads(file.with_suffix(".json").read_text()), arrays)
+
+
+def train(experiment: Experiment, cell: Cell) -> Result:
+    """Train the cell, rank its cases and put it into the cache; after a kill it goes on at its last epoch."""
+    file = experiment.file(cell)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint = file.with_suffix(".checkpoint")
+    began = time.perf_counter()
+    splits = experiment.splits(cell)
+    config = experiment.training(cell.seed)
+    torch.manual_seed(config.seed)
+    model = SyNCRec(experiment.model(cell.variant), splits.train.domains, splits.train.n_items)
+    repeats = [domain for domain in splits.train.domains if domain in experiment.settings.repeating_domains]
+    fitted = fit(model, splits.train, splits.valid, config, checkpoint=checkpoint, repeats=repeats, progress=False)
+    chosen = fitted.epochs[fitted.best_epoch - 1]
+    arrays: dict[str, Array] = {}
+    for split, data in (("valid", splits.valid), ("test", splits.test)):
+        arrays |= {f"{split}.{name}": values for name, values in case_figures(model, data, repeats).items()}
+    figures = {
+        "variant": cell.variant,
+        "seed": cell.seed,
+        "domains": list(model.domains),
+        "n_items": list(model.n_items),
+        "users": splits.train.n_users,
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.epochs),
+        "train": {d: {k: v[k] for k in ("ntg_loss", "lambda", "weight")} for d, v in chosen.domains.items()},
+        "by_epoch": [
+            {d: {k: v[k] for k in ("ntg_loss", "lambda", "ntg_ndcg")} for d, v in report.domains.items()}
+            for report in fitted.epochs
+        ],
+        "alpha": model.correction.alpha.item(),
+        "beta": model.correction.beta.item(),
+        "code": code_version(),
+        "seconds": time.perf_counter() - began,
+    }
+    result = Result(cell, figures, arrays)
+    _write(file, result)
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def case_figures(model: SyNCRec, data: SequenceSet, repeats: list[str]) -> dict[str, Array]:
+    """Return of every case its user, domain, item, ranks and, in nats, the default loss of both towers."""
+    ranked = rank_cases(model, data, views=VIEWS, repeats=repeats)
+    reader = SequenceReader(data)
+    cases = reader.cases()
+    losses = {view: np.zeros(len(cases)) for view in ("cross", "single")}
+    with torch.inference_mode():
+        for code in range(1, len(data.domains) + 1):
+            own = np.flatnonzero(cases.domain_M == code)
+            for start in range(0, len(own), _CASES_AT_ONCE):
+                index = own[start : start + _CASES_AT_ONCE]
+                part = cases.take(index)
+                target_m = torch.from_numpy(part.target_M - 1)
+                for view, scores_mV in view_scores(model, reader, part, code, tuple(losses)):
+                    losses[view][index] = F.cross_entropy(scores_mV, target_m, reduction="none").numpy()
+    figures = {"user": data.user_ids[cases.user_M], "domain": cases.domain_M, "item": cases.target_M}
+    figures |= {f"rank.{view}": ranked.ranks[view] for view in VIEWS}
+    return figures | {f"loss.{view}": values for view, values in losses.items()}
+
+
+def _write(file: Path, result: Result) -> None:
+    """The figures first, then the arrays, whose presence says that the cell is whole."""
+    part = file.with_name(f".{file.stem}.{os.getpid()}.npz")
+    file.with_suffix(".json").write_text(json.dumps(result.figures, indent=1) + "\n")
+    np.savez_compressed(part, **result.arrays)
+    part.rename(file)
