@@ -1,7 +1,8 @@
 """fit: train a model, measure it after every epoch, keep the best epoch, resume after any interruption.
 
 The order of users and all random draws of an epoch follow from (seed, epoch) alone, so a run resumed at an epoch
-boundary continues as if it had never stopped: no generator state needs saving.
+boundary continues as if it had never stopped: no generator state needs saving. On a CPU the result is the same
+to the bit, given the same number of threads (another number adds up in another order).
 
 Several ranks (torchrun, or any initialised torch.distributed) share every batch, sum their gradients and so hold
 the same weights; validation is shared too, and every rank decides from the same figures (docs/training.md).

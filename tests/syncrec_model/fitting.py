@@ -1,20 +1,29 @@
-"""Training runs that a test compares between one process and several."""
+"""Training runs that tests compare: of one process and of several, of killed ones and of whole ones."""
 
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from small_models import random_set, small_model
 
-from syncrec_model import TrainingConfig, fit
+from syncrec_model import TrainingConfig, TrainingRun, fit
 from syncrec_model.distributed import rank
 
 # Nine users in batches of four: in the last batch one user, so the second of two ranks has none.
 TRAINING = TrainingConfig(
-    epochs=2, batch_size=4, learning_rate=1e-2, weight_decay=0.1, warmup_steps=3, clip_norm=0.5, device="cpu"
+    epochs=2,
+    batch_size=4,
+    learning_rate=1e-2,
+    weight_decay=0.1,
+    warmup_steps=3,
+    clip_norm=0.5,
+    device="cpu",
+    threads=1,
 )
 SETTINGS = {
     f"{loss}, {correction}": {"loss": loss, "correction": correction, "mim_score": score, "mim_others_only": others}
@@ -25,6 +34,7 @@ SETTINGS = {
     )
     for correction in ("uniform", "bounded", "paper")
 }
+INTERRUPTED: dict[str, Any] = {"epochs": 3, "dropout": 0.2, "loss": "bce", "correction": "bounded"}
 
 
 def trained(seed: int = 0, checkpoint: Path | None = None, valid: Any = None, **changes: Any) -> dict[str, Any]:
@@ -68,3 +78,22 @@ def everything(folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(dir=folder) as own:
         shared = folder if rank() == 0 else Path(own)  # the other ranks see no file of rank 0's
         return {"settings": all_settings(), "validated": validated(), "resumed": resumed(shared)}
+
+
+def killed_in_epoch_2(folder: Path) -> None:
+    """SIGKILL this process in the middle of the second epoch."""
+    step = TrainingRun.step
+
+    def deadly(run: TrainingRun, users: Any, number: int) -> Any:
+        if number == run.steps_per_epoch + 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(run, users, number)
+
+    TrainingRun.step = deadly  # type: ignore[method-assign]
+    trained(**INTERRUPTED, checkpoint=folder / "checkpoint")
+
+
+def killed_before_rename(folder: Path) -> None:
+    """SIGKILL this process when the next checkpoint is written and not yet in its place."""
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+    trained(**INTERRUPTED, seed=1, checkpoint=folder / "checkpoint")

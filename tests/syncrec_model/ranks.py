@@ -1,4 +1,4 @@
-"""Runs a function on several real processes that form one gloo group.
+"""Runs a function in processes of its own, alone or as the ranks of one gloo group.
 
 The processes are forked from a server that has imported torch once: a fresh interpreter for every rank would take
 longer than the training that is tested.
@@ -18,11 +18,16 @@ SECONDS = 300  # a hanging rank fails the test; a busy machine does not
 
 def on_ranks(world: int, function: Callable[..., Any], folder: Path, *arguments: Any) -> list[Any]:
     """Return what function(*arguments) gives on every rank. function: of an importable module."""
+    ended = exit_codes(_rank, [(number, world, function, folder, arguments) for number in range(world)])
+    assert ended == [0] * world, f"exit codes of the ranks: {ended}"
+    return [torch.load(folder / f"rank-{number}.pt", weights_only=False) for number in range(world)]
+
+
+def exit_codes(function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> list[int | None]:
+    """Run one process per call and return how each ended: -9 after SIGKILL, None while it hangs."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "syncrec_model", "small_models"])
-    processes = [
-        context.Process(target=_rank, args=(number, world, function, folder, arguments)) for number in range(world)
-    ]
+    processes = [context.Process(target=function, args=arguments) for arguments in calls]
     for process in processes:
         process.start()
     for process in processes:
@@ -30,8 +35,7 @@ def on_ranks(world: int, function: Callable[..., Any], folder: Path, *arguments:
     ended = [process.exitcode for process in processes]
     for process in processes:
         process.kill()
-    assert ended == [0] * world, f"exit codes of the ranks: {ended}"
-    return [torch.load(folder / f"rank-{number}.pt", weights_only=False) for number in range(world)]
+    return ended
 
 
 def _rank(number: int, world: int, function: Callable[..., Any], folder: Path, arguments: tuple[Any, ...]) -> None:

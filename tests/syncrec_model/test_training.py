@@ -7,10 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from fitting import INTERRUPTED, killed_before_rename, killed_in_epoch_2, trained
+from ranks import exit_codes
 from small_models import planted_sets, random_set
 
 from syncrec_model import ModelConfig, SyNCRec, TrainingConfig, fit, metrics, popularity_ranks, rank_cases
 from syncrec_model.checkpoint import read_checkpoint
+from syncrec_model.machine import compiled, deterministic_algorithms
 
 MODEL = ModelConfig(channels=16, max_length=8, n_experts=2, n_cross_experts=1, dropout=0.1)
 TRAINING = TrainingConfig(epochs=3, batch_size=32, learning_rate=3e-3, warmup_steps=5, device="cpu")
@@ -90,6 +93,55 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(planted, tmp_path)
     finished = fit(fresh(train), train, valid, TRAINING, checkpoint=path, progress=False)
     assert finished.resumed_after == 3 and finished.best_epoch == expected.best_epoch
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_run_killed_twice_equals_an_uninterrupted_one_to_the_bit(tmp_path):
+    """SIGKILL in the middle of an epoch, then between the checkpoint's write and its rename."""
+    whole = trained(**INTERRUPTED)
+    assert exit_codes(killed_in_epoch_2, [(tmp_path,)]) == [-9]
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+    first = (tmp_path / "checkpoint").read_bytes()
+    assert exit_codes(killed_before_rename, [(tmp_path,)]) == [-9]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint", "checkpoint.partial"]
+    assert (tmp_path / "checkpoint").read_bytes() == first
+    last = trained(**INTERRUPTED, seed=2, checkpoint=tmp_path / "checkpoint")
+    assert last["resumed_after"] == 1 and last["told"] == [2, 3]
+    for name, value in whole["weights"].items():
+        assert torch.equal(value, last["weights"][name]), name
+    assert str(last["figures"]) == str(whole["figures"])
+    assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
+
+
+def test_deterministic_runs_are_equal_to_the_bit_and_leave_torch_as_it_was():
+    train, valid = random_set(5, n_users=30), random_set(6, n_users=30, window=(25, 99))
+    config = dataclasses.replace(TRAINING, epochs=2, batch_size=8, deterministic=True)
+    small = dataclasses.replace(MODEL, max_length=5, dropout=0.3)
+    models, inside = [fresh(train, small) for _ in range(2)], []
+    for model in models:
+        fit(model, train, valid, config, progress=False,
+            on_epoch=lambda _: inside.append(torch.are_deterministic_algorithms_enabled()))  # fmt: skip
+        torch.rand(3)  # what else the process draws must not matter
+    assert same_weights(*models)
+    assert inside == [True] * 4 and not torch.are_deterministic_algorithms_enabled()
+
+
+def test_deterministic_on_a_gpu_asks_for_the_environment_it_needs(monkeypatch):
+    gpu = torch.device("cuda")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with pytest.raises(ValueError, match="CUBLAS_WORKSPACE_CONFIG=:4096:8"), deterministic_algorithms(True, gpu):
+        pass
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with deterministic_algorithms(True, gpu):
+        assert torch.are_deterministic_algorithms_enabled()
+
+
+def test_compiling_without_a_compiler_is_refused_in_a_sentence(planted, monkeypatch):
+    monkeypatch.setattr("syncrec_model.machine.shutil.which", lambda _: None)
+    monkeypatch.setattr("syncrec_model.machine.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"g\+\+ or clang\+\+, and neither is there"):
+        fit(fresh(planted[0]), planted[0], None, dataclasses.replace(TRAINING, compile=True), progress=False)
+    with pytest.raises(ValueError, match="triton, which is not installed"):
+        compiled(fresh(planted[0]), torch.device("cuda"))
 
 
 def test_a_checkpoint_of_other_data_or_settings_is_left_aside_and_said(planted, tmp_path):
