@@ -196,6 +196,8 @@ def _fit_and_register(
             progress=sys.stderr.isatty(),
             repeats=[domain for domain in vocabulary.domains if domain in settings.repeating_domains],
         )
+        for note in result.notes:
+            log.warning("%s", note)
         for earlier in result.epochs[: result.resumed_after]:  # trained before a kill, perhaps in another run
             _log_metrics(earlier)
         views, chosen = _served_views(model, valid_set, settings)

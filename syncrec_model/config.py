@@ -12,6 +12,7 @@ GATES = ("step", "sequence")
 LOSSES = ("softmax", "pairwise", "bce")
 CORRECTIONS = ("uniform", "bounded", "paper")
 MIM_SCORES = ("sigmoid", "cosine")
+PRESETS = ("default", "paper")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
 
@@ -69,7 +70,7 @@ class ModelConfig(_Record):
     channels, max_length, n_experts: r, T and K of the paper. n_cross_experts: j, the experts 1..j that learn
     from the cross task alone (the others learn from the single tasks alone).
     gate: "step" mixes experts per step and is causal; "sequence" is the paper's gate over the whole window,
-    which sees future steps of the window in training (a leak: use it to reproduce, not to serve).
+    which looks ahead at future steps of the window in training (use it to reproduce, not to serve): see `causal`.
     loss: "softmax" over the target's domain; "pairwise" is the paper's; "bce" the released code's.
     correction: what multiplies each domain's cross loss. "uniform": 1. "bounded": lambda scaled to mean 1, fed
     with the smoothed gap of the steps before, drawn towards 1 until all lie in
@@ -99,6 +100,15 @@ class ModelConfig(_Record):
     mim_others_only: bool = False
     stop_gradient: bool = True
     eta: float = 0.9
+
+    @property
+    def causal(self) -> bool:
+        """Whether no output of a training row depends on later events of the row.
+
+        False for gate = "sequence", and so for the preset "paper": its gate looks ahead. In evaluation and
+        serving a row ends before its target, so there nothing leaks.
+        """
+        return self.gate == "step"
 
     def __post_init__(self) -> None:
         for name in ("channels", "max_length", "n_experts", "n_layers", "n_heads", "ffn_multiplier"):
@@ -136,7 +146,8 @@ class ModelConfig(_Record):
         """Return a named configuration.
 
         "default" is what measured best so far. "paper" is the published equations; it differs from the printed
-        text only in signs, means for sums, pooling in SC-MIM and phi on shared targets (MODEL.md section 7).
+        text only in signs, means for sums, pooling in SC-MIM and phi on shared targets (MODEL.md section 7);
+        its sequence gate looks ahead in training.
         Change single fields with `dataclasses.replace`.
         """
         if name == "default":
@@ -146,7 +157,7 @@ class ModelConfig(_Record):
                 n_experts=5, n_cross_experts=4, gate="sequence", loss="pairwise", correction="paper",
                 mim_others_only=True,
             )  # fmt: skip
-        raise ValueError(f"ModelConfig.preset: unknown preset {name!r}; known presets are default, paper")
+        raise ValueError(f"ModelConfig.preset: unknown preset {name!r}; known presets are {', '.join(PRESETS)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,6 +99,8 @@ def fit(
     model.eval()
     if not run.has_cases:
         run.notes.append("The validation split has no cases: the last epoch is used, not the best.")
+    if not model.config.causal:
+        run.notes.append(f"The {model.config.gate} gate looks ahead: losses and NTG of training saw later steps.")
     return FitResult(run.best_epoch, run.epochs, run.stopped_early, resumed_after, run.notes)
 
 
