@@ -1,4 +1,4 @@
-"""Prediction losses, NTG with the lambda recursion, and SC-MIM against plain numpy loops."""
+"""Negatives, NTG by its sign, bounds of the loss correction; the formulas are in test_equations_losses.py."""
 
 from __future__ import annotations
 
@@ -7,53 +7,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import N_ITEMS, random_set, small_model
+from small_models import random_set, small_model
 
 from syncrec_model import ModelConfig
 from syncrec_model.batches import SequenceReader
 from syncrec_model.mutual_information import pooled_views
-from syncrec_model.prediction import family_losses, target_losses, uniform_negatives
+from syncrec_model.prediction import family_losses, uniform_negatives
 from syncrec_model.transfer import LossCorrection, transfer_gap
-
-
-def sigmoid(x):
-    return 1 / (1 + np.exp(-x))
-
-
-@pytest.mark.parametrize("kind", ["softmax", "pairwise", "bce"])
-def test_each_loss_against_its_formula(kind):
-    rng = np.random.default_rng(0)
-    y, table = rng.normal(size=(6, 4)), rng.normal(size=(9, 4))
-    target, negative = rng.integers(1, 10, 6), rng.integers(1, 10, 6)
-    got = target_losses(kind, *(torch.from_numpy(a) for a in (y, table, target, negative)))
-    for n in range(6):
-        scores = [sum(y[n] * table[v]) for v in range(9)]
-        plus, minus = scores[target[n] - 1], scores[negative[n] - 1]
-        expected = {
-            "softmax": np.log(sum(np.exp(s) for s in scores)) - plus,
-            "pairwise": -np.log(sigmoid(sigmoid(plus) - sigmoid(minus))),
-            "bce": -np.log(sigmoid(plus)) - np.log(1 - sigmoid(minus)),
-        }[kind]
-        assert got[n].item() == pytest.approx(expected, abs=1e-12)
-    if kind == "pairwise":
-        assert got.min() > 0.313 and got.max() < 1.314  # two sigmoids bound it
-
-
-def test_family_losses_use_each_targets_own_domain_table():
-    data, model = random_set(1), small_model()
-    batch = SequenceReader(data).training(np.arange(data.n_users))
-    y_cross, y_single = model.views(batch.cross), model.views(batch.single)
-    tables = model.embedding.tables()
-    assert [len(table) for table in tables] == list(N_ITEMS)
-    cross, single = family_losses("softmax", y_cross, y_single, tables, batch, model.n_items_D1)
-    for losses, y, items, domains in (
-        (cross, y_cross, batch.cross_targets_N, batch.cross_domains_N),
-        (single, y_single, batch.single_targets_N, batch.single_domains_N),
-    ):
-        for n in range(len(items)):
-            scores = (y[n] @ tables[int(domains[n]) - 1].T).detach().numpy()
-            expected = np.log(np.exp(scores).sum()) - scores[int(items[n]) - 1]
-            assert losses[n].item() == pytest.approx(expected, abs=1e-10)
 
 
 def test_shared_targets_get_the_same_negative():
@@ -104,27 +64,6 @@ def correction(kind, **changes):
     return module
 
 
-def test_lambda_recursion_is_the_papers():
-    module = correction("paper", temperature=0.5)
-    expected, phi = np.full(3, 1 / 3), np.zeros(3)
-    for gap, count in (([2.0, -4.0, 0.0], [2, 4, 0]), ([1.0, 0.0, 6.0], [4, 0, 3]), ([-1.0, 1.0, 1.0], [1, 1, 1])):
-        phi = np.array([g / c if c else p for g, c, p in zip(gap, count, phi, strict=True)])
-        z = np.exp((0.8 * expected + 1.7 * phi) / 0.5)
-        expected = z / z.sum()
-        weight = module(torch.tensor(gap).double(), torch.tensor(count).double())
-        assert module.lambda_D.numpy() == pytest.approx(expected)
-        assert weight.detach().numpy() == pytest.approx(expected)
-        assert module.phi_D.numpy() == pytest.approx(phi)
-    (weight * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
-    assert module.alpha.grad.abs() > 0 and module.beta.grad.abs() > 0
-
-
-def test_evaluation_takes_no_step_of_the_recursion():
-    module = correction("paper").eval()
-    module(torch.tensor([2.0, -4.0, 0.0]).double(), torch.ones(3).double())
-    assert module.lambda_D.tolist() == pytest.approx([1 / 3] * 3)
-
-
 def test_uniform_and_bounded_weights():
     gap, count = torch.tensor([50.0, -50.0, 0.0]).double(), torch.ones(3).double()
     uniform = correction("uniform")
@@ -155,53 +94,6 @@ def test_bounded_weights_have_mean_one_stay_within_bounds_and_keep_the_order(sco
         assert weight.tolist() == pytest.approx(scaled.tolist(), abs=1e-9)
     elif floor < 1:  # outside them, the domain furthest from 1 lies on its bound
         assert (weight - 1).abs().max().item() == pytest.approx(1 - floor)
-
-
-def views_by_loops(data, batch, y_cross, y_single):
-    """Return {(domain, user): (single, cross)}: means over the input events that both sequences hold."""
-    order = sorted(
-        range(len(data.single_users_N)), key=lambda n: (data.single_domains_N[n], data.single_users_N[n])
-    )
-    found = {}
-    for row, n in enumerate(order):
-        user, ours, theirs = data.single_users_N[n], [], []
-        for token in np.flatnonzero(batch.single.rows_N.numpy() == row):
-            column = int(batch.single.columns_N[token])
-            if batch.single.items_N[token] == 0 or data.single_places_NT[n, column] < 0:
-                continue
-            for other in np.flatnonzero(batch.cross.rows_N.numpy() == user):
-                if int(batch.cross.columns_N[other]) == data.single_places_NT[n, column]:
-                    ours.append(y_single[token])
-                    theirs.append(y_cross[other])
-        if ours:
-            found[int(data.single_domains_N[n]), int(user)] = (np.mean(ours, 0), np.mean(theirs, 0))
-    return found
-
-
-@pytest.mark.parametrize(("others_only", "score"), [(False, "sigmoid"), (True, "sigmoid"), (False, "cosine")])
-def test_mutual_information_against_loops(others_only, score):
-    data = random_set(3, n_users=20, mean_length=7)
-    model = small_model(mim_others_only=others_only, mim_score=score)
-    batch = SequenceReader(data).training(np.arange(data.n_users))
-    y_cross, y_single = model.views(batch.cross).detach(), model.views(batch.single).detach()
-    got, defined = model.mutual_information(y_cross, y_single, batch)
-    weight = model.mutual_information.weight_CC.detach().numpy()
-    views = views_by_loops(data, batch, y_cross.numpy(), y_single.numpy())
-
-    def rho(u, v):
-        if score == "sigmoid":
-            return sigmoid(u @ weight @ v)
-        u = u @ weight
-        return 10 * (u @ v) / np.sqrt((u @ u) * (v @ v))
-
-    for d in (1, 2, 3):
-        pairs = [views[key] for key in views if key[0] == d]
-        losses = []
-        for i, (single, cross) in enumerate(pairs):
-            contrast = sum(np.exp(rho(s, cross)) for k, (s, _) in enumerate(pairs) if k != i or not others_only)
-            losses.append(-(rho(single, cross) - np.log(contrast)))
-        assert defined[d - 1] and len(pairs) > 2
-        assert got[d - 1].item() == pytest.approx(np.mean(losses), abs=1e-10)
 
 
 def test_a_domain_with_one_user_has_no_contrast():
