@@ -16,7 +16,7 @@ _LEGEND = "cross/single loss, ntg"
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
 
 
-def short_names(domains: Sequence[str], length: int = 8) -> list[str]:
+def short_names(domains: Sequence[str], length: int = 10) -> list[str]:
     """Return the names cut to the length and still all different; a first word that all share ("amazon_") goes."""
     beginnings = {domain[: domain.find("_") + 1] for domain in domains}
     shared = len(beginnings.pop()) if len(beginnings) == 1 and len(domains) > 1 else 0
@@ -54,6 +54,7 @@ class ProgressBar:
         self.bar: Any = tqdm(
             total=epochs * steps_per_epoch,
             initial=done * steps_per_epoch,
+            desc=self._place(),
             bar_format=_BAR,
             ncols=self.columns,
             disable=not shown,
@@ -64,13 +65,14 @@ class ProgressBar:
         self.last = ""
 
     def __enter__(self) -> ProgressBar:
-        self._describe()
         return self
 
     def __exit__(self, kind: object, error: object, traceback: object) -> None:
         for line in reversed(self.lines):
             line.close()
         self.bar.close()
+        for line in self.lines:  # closing wiped them; what the run ended with stays to be read
+            print(line.desc, file=sys.stderr)
 
     def step(self, sums: EpochSums) -> None:
         """Count one batch; once a second show the epoch's figures so far (of this rank)."""
@@ -88,16 +90,16 @@ class ProgressBar:
             self._show(report.domains, f"loss {report.totals['loss']:.3f}")
         elif self.shown:
             self.bar.set_postfix_str(report.line())
-        self._describe()
+        self.bar.set_description_str(self._place(), refresh=False)
 
-    def _describe(self) -> None:
-        self.bar.set_description_str(f"epoch {min(self.done + 1, self.epochs)}/{self.epochs}", refresh=False)
+    def _place(self) -> str:
+        return f"epoch {min(self.done + 1, self.epochs)}/{self.epochs}"
 
     def _show(self, domains: Mapping[str, Mapping[str, float]], loss: str) -> None:
         self.bar.set_postfix_str(", ".join(filter(None, [loss, self.last])), refresh=False)
         lines = domain_lines(domains, self.columns)
         while len(self.lines) < len(lines):
             place = len(self.lines) + 1
-            self.lines.append(tqdm(total=0, bar_format="{desc}", position=place, leave=True, ncols=self.columns))
+            self.lines.append(tqdm(total=0, bar_format="{desc}", position=place, leave=False, ncols=self.columns))
         for line, text in zip(self.lines, lines, strict=False):
             line.set_description_str(text)
