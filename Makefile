@@ -3,12 +3,13 @@
 CONFIG ?= $(or $(SYNCREC_CONFIG),syncrec.toml)
 JOBS := .venv/jobs/bin
 AIRFLOW_VERSION := 3.3.2
+BENCH_LIBRARY := rectools[torch]==0.19.0
 SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-registry lint format clean distclean constraints
-.PHONY: bench-planted
+.PHONY: bench-train bench-planted
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -45,6 +46,12 @@ format: setup ## let ruff and sqlfluff mend what they can
 	$(JOBS)/ruff check --fix .
 	$(JOBS)/ruff format .
 	$(if $(SQL_FILES),$(JOBS)/sqlfluff fix sql)
+
+bench-train: setup ## training speed beside the released code; RELEASED=../SyNCRec SHAPES="r64.a5" ROUNDS=3 DEVICE=cuda
+	@sh -c "$$SETUP" bench || echo "bench-train goes on without the SASRec of the kept library"
+	@$(JOBS)/python -m benchmarks.train $(if $(RELEASED),--released "$(RELEASED)") $(if $(SHAPES),--shapes $(SHAPES)) \
+	    $(if $(ROUNDS),--rounds "$(ROUNDS)") $(if $(DEVICE),--device "$(DEVICE)") $(if $(BATCH),--batch "$(BATCH)") \
+	    $(if $(EPOCHS),--whole-epochs "$(EPOCHS)")
 
 bench-planted: setup ## does NTG find what the sample planted? half an hour and more, resumable; SEEDS=5 EPOCHS=12
 	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
@@ -177,6 +184,12 @@ setup() {
         -c constraints/orchestrator.txt apache-airflow==$(AIRFLOW_VERSION)
 }
 
+# bench: the environment of the library whose SASRec is a row of bench-train; it pins other versions than ours.
+bench() {
+    size='1 GB, a minute or more'
+    environment bench "$$(cat constraints/bench.txt | cksum) in $$PWD" -c constraints/bench.txt '$(BENCH_LIBRARY)' torch
+}
+
 # freeze LABEL: the versions of a fresh environment under the head of the file that is there.
 freeze() {
     file=constraints/$$1.txt
@@ -189,12 +202,16 @@ freeze() {
 
 constraints() {
     find_python
-    for label in jobs orchestrator; do
+    for label in jobs orchestrator bench; do
         rm -rf .venv/fresh
         say "resolving the $$label environment anew ..."
         mkdir -p .venv
         "$$python" -m venv .venv/fresh
-        if [ $$label = jobs ]; then set -- -e '.[jobs,dev]'; else set -- apache-airflow==$(AIRFLOW_VERSION); fi
+        case $$label in
+            jobs) set -- -e '.[jobs,dev]' ;;
+            orchestrator) set -- apache-airflow==$(AIRFLOW_VERSION) ;;
+            bench) set -- '$(BENCH_LIBRARY)' "$$(grep '^torch==' constraints/jobs.txt)" ;; # the same torch: a fair row
+        esac
         pip_install fresh .venv/fresh/bin/python "$$@"
         freeze $$label
     done
