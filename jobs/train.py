@@ -2,7 +2,8 @@
 
 The night's training stops before the validation window; validation chooses the epoch and the served view of each
 domain; the test window is not touched. It starts from the champion where that fits, goes on from its last
-checkpoint after a kill, and registers one version a night with the alias `challenger`.
+checkpoint after a kill, and registers one version a night with the alias `challenger`. Under torchrun all ranks
+train together (jobs/ranks.py).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from jobs.errors import JobError, NothingToDo
 from jobs.lakehouse import Lakehouse, code_version
 from jobs.loaded_model import load_version
 from jobs.night import Night
+from jobs.ranks import Fit, together
 from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
 from jobs.sequence_sets import read_sequences, read_vocabulary
 from jobs.settings import Settings
@@ -36,7 +38,6 @@ from syncrec_model import (
     TrainingConfig,
     Vocabulary,
     choose_views,
-    fit,
     rank_cases,
     save_model,
     warm_start,
@@ -98,7 +99,11 @@ def usable_champion(champion: Version | None, ds: date) -> Version | None:
 
 
 def train(run: Run) -> str:
-    """Fit, choose, save, register."""
+    """Fit, choose, save, register; under torchrun on all ranks together."""
+    return together(lambda fit: _train(run, fit))
+
+
+def _train(run: Run, fit: Fit) -> str:
     settings, ds = run.settings, run.ds.isoformat()
     lakehouse = Lakehouse(settings)
     night = Night(run, lakehouse)
@@ -127,7 +132,7 @@ def train(run: Run) -> str:
         )
     model, start = _initial_model(registry, usable_champion(champion, run.ds), model_config(settings), vocabulary)
     config = training_config(settings, warm=start != "cold")
-    return _fit_and_register(run, night, registry, model, start, config, vocabulary, train_set, valid_set)
+    return _fit_and_register(run, fit, night, registry, model, start, config, vocabulary, train_set, valid_set)
 
 
 def check_due(settings: Settings, champion: Version | None, newest: Version | None, ds: date) -> None:
@@ -167,6 +172,7 @@ def _initial_model(
 
 def _fit_and_register(
     run: Run,
+    fit: Fit,
     night: Night,
     registry: Registry,
     model: SyNCRec,
@@ -187,10 +193,10 @@ def _fit_and_register(
     ) as active:
         mlflow.log_params(parameters)
         result = fit(
-            model,
-            train_set,
-            valid_set,
-            config,
+            model=model,
+            train=train_set,
+            valid=valid_set,
+            config=config,
             on_epoch=_log_epoch,
             checkpoint=checkpoint,
             progress=sys.stderr.isatty(),
