@@ -1,6 +1,7 @@
-"""From stored rows to what the model reads: packed tokens without padding, and their targets.
+"""Section 1: from stored rows to what the model reads: packed tokens without padding, and their targets.
 
-Shapes: R input rows, N packed tokens, T steps, U users of the set, B users of the batch, D domains.
+Shapes: R input rows, N packed tokens, T steps, U users of the set, B users of the batch, D domains,
+M cases, P places of targets; in the attention rectangles K experts, S slots, C channels.
 
 Work follows events: only the N real tokens pass the experts. Attention alone needs rectangles; there rows of
 similar length share one, right-padded, so that the causal mask also hides the padding (a real step only sees the

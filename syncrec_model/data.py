@@ -1,6 +1,7 @@
-"""SequenceSet: the padded cross- and single-domain sequences of one split, as numpy arrays.
+"""Section 1: SequenceSet, the padded cross- and single-domain sequences of one split, as numpy arrays.
 
-Shapes: U users, N rows (one per user and domain with events), T steps of the window.
+Shapes: U users, N rows (one per user and domain with events), T steps of the window, D domains,
+E events of a log, S selected users.
 """
 
 from __future__ import annotations

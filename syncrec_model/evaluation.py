@@ -1,6 +1,7 @@
 """Section 8: honest ranks. Each case ranks its target among ALL items of the target's domain.
 
-Shapes: M cases, m cases of a batch, V items of one domain, S seen items of a batch.
+Shapes: M cases, m cases of a batch, V items of one domain, S seen items of a batch, C channels;
+of a SequenceSet: N single rows, T steps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Section 3: sequential experts, each its own causal Transformer, computed together.
 
-Shapes: K experts of the stack, N packed tokens, C channels, F inner channels, R rows, W width, H heads, L = C / H.
+Shapes: K experts of the stack, N packed tokens, S slots of the attention rectangles laid end to end, C channels,
+I and O channels in and out of a map, R rows, W width of a rectangle, H heads, L = C / H.
 """
 
 from __future__ import annotations

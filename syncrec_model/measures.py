@@ -1,6 +1,7 @@
 """Section 8: from ranks to measures, their bootstrap intervals, and the view that is served per domain.
 
-Shapes: n cases, U users that have cases, D domains, M measures, S resamples.
+Shapes: n cases, U users that have cases, D domains, M measures, S resamples, E entries: the domains,
+their macro mean and their minimum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Section 6: SC-MIM, InfoNCE between the single and the cross view of one user, per domain.
 
 Shapes: N single tokens, R single rows, C channels, D domains, u users with both views of one domain on this rank,
-m on all ranks.
+m on all ranks; U and M: the same of all domains together.
 """
 
 from __future__ import annotations

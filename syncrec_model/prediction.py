@@ -1,6 +1,7 @@
 """Section 4: prediction losses, one value per target.
 
-Shapes: N targets of one domain, V items of that domain, C channels.
+Shapes: N targets of one domain, V items of that domain, C channels, R rows,
+D1 = D + 1 domain codes (0 is none).
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""From histories to the best N items per user and domain: exact, deterministic, memory bounded by the batch.
+"""Section 7: from histories to the best N items per user and domain; exact, and memory is bounded by the batch.
 
-Shapes: U users, B users of a batch, D domains, V items of one domain, C channels.
+Shapes: U users, B users of a batch, D domains, V items of one domain, C channels,
+E known events of plain histories, R rows; k recommendations; of a SequenceSet: N single rows, T steps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What one epoch reports, per domain and in total, under stable names."""
+"""What one epoch reports, per domain and in total, under stable names.
+
+Shapes: D domains, V views, M cases.
+"""
 
 from __future__ import annotations
 

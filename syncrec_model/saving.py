@@ -1,4 +1,7 @@
-"""A trained model as a folder: model.safetensors, config.json, vocabulary.json. No pickle anywhere."""
+"""A trained model as a folder: model.safetensors, config.json, vocabulary.json. No pickle anywhere.
+
+Shapes: V items, C channels, T steps, K experts, D domains (of gates and [SOS]: tasks).
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ to the bit, given the same number of threads (another number adds up in another 
 
 Several ranks (torchrun, or any initialised torch.distributed) share every batch, sum their gradients and so hold
 the same weights; validation is shared too, and every rank decides from the same figures (docs/training.md).
+
+Of a SequenceSet: U users, T steps.
 """
 
 from __future__ import annotations

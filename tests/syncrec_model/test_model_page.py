@@ -1,7 +1,8 @@
-"""docs/model.md: its example runs, its settings table tells the truth, its files and links exist."""
+"""docs/model.md and the files that it guides through: example, settings, links, legends, length."""
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import io
@@ -15,6 +16,7 @@ import torch
 from syncrec_model import ModelConfig
 
 ROOT = Path(__file__).parents[2]
+FILES = sorted((ROOT / "syncrec_model").glob("*.py"))
 PAGE = (ROOT / "docs" / "model.md").read_text(encoding="utf-8")
 
 
@@ -67,6 +69,23 @@ def test_every_file_that_the_page_names_exists() -> None:
     }
     for anchor in re.findall(r"\]\(#([^)]+)\)", PAGE):
         assert anchor in anchors, anchor
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_file_is_on_the_page_and_short(file: Path) -> None:
+    assert f"`{file.name}`" in PAGE, f"say in docs/model.md what {file.name} is for"
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 300
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_letter_of_a_shape_suffix_is_in_the_legend_of_its_file(file: Path) -> None:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = {getattr(node, key) for node in ast.walk(tree) for key in ("id", "arg", "attr") if hasattr(node, key)}
+    suffixes = [re.fullmatch(r"[a-z]\w*_([A-Za-z]?[A-Z][A-Z0-9]{0,3})", name or "") for name in names]
+    letters = {letter: suffix[0] for suffix in suffixes if suffix for letter in re.findall("[A-Z]", suffix[1])}
+    legend = ast.get_docstring(tree) or ""
+    unexplained = {letter: name for letter, name in letters.items() if not re.search(rf"\b{letter}(\b|1)", legend)}
+    assert not unexplained, f"name these letters in the docstring at the top of {file.name}: {unexplained}"
 
 
 def test_the_figure_is_text_and_names_every_part() -> None:
