@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 from small_models import DOMAINS, random_set, small_model
 
-from syncrec_model import ModelConfig, Recommender, SyNCRec, Vocabulary, load_model, save_model, warm_start
+from syncrec_model import (
+    Recommender,
+    SequenceSet,
+    SyNCRec,
+    TrainingConfig,
+    Vocabulary,
+    fit,
+    load_model,
+    save_model,
+    warm_start,
+)
 
 
 def vocabulary(counts, domains=DOMAINS):
@@ -89,18 +101,95 @@ def test_warm_start_gives_the_older_scores_for_older_items(gate):
     assert changed.nonzero().squeeze(1).tolist() == [r for r in range(1, 28) if r not in new_rows]
 
 
-def test_warm_start_aligns_positions_at_the_newest_step():
-    today, words, older, older_words = grown()
-    today = SyNCRec(ModelConfig.from_dict(older.config.to_dict() | {"max_length": 8}), words.domains, words.n_items)
-    warm_start(today.double(), words, older, older_words)
-    assert torch.equal(today.embedding.positions_TC[:5], older.embedding.positions_TC)
+HISTORIES = [[("books1", "books", 1), ("food3", "food", 2), ("toys0", "toys", 3)], [("books2", "books", 1)]]
 
 
-def test_warm_start_refuses_another_past():
+@pytest.mark.parametrize("gate", ["step", "sequence"])
+@pytest.mark.parametrize("max_length", [4, 8])
+def test_another_window_gives_the_older_scores_where_the_history_fits_both(gate, max_length):
+    """Positions and the paper's gate align at the newest step."""
+    _, words, older, older_words = grown(gate=gate)
+    torch.manual_seed(3)
+    config = dataclasses.replace(older.config, max_length=max_length)
+    today = SyNCRec(config, words.domains, words.n_items).double()
+    far_before = today.embedding.positions_TC[5:].clone()
+    warm_start(today, words, older, older_words)
+    assert torch.equal(today.embedding.positions_TC[5:], far_before)
+    one = Recommender(older, older_words, VIEWS).recommend(HISTORIES, 50).items
+    two = Recommender(today, words, VIEWS | {"new": "cross"}).recommend(HISTORIES, 50).items
+    for old, new in zip(one, two, strict=True):
+        for domain in DOMAINS:
+            scores = dict(new[domain])
+            assert {item: scores[item] for item, _ in old[domain]} == pytest.approx(dict(old[domain]), abs=1e-5)
+
+
+def test_a_new_domain_starts_fresh_and_the_others_keep_their_state():
+    today, words, older, older_words = grown(correction="paper")
+    older.correction.lambda_D.copy_(torch.tensor([0.5, 0.2, 0.3]))
+    older.correction.phi_D.copy_(torch.tensor([0.1, -0.2, 0.4]))
+    older.blend_D.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    fresh = {name: value.clone() for name, value in today.state_dict().items()}
+    warm_start(today, words, older, older_words)
+    weights = today.state_dict()
+    own = [name for name in fresh if name.startswith("towers.towers.1.")]  # tower 0 is the cross task's
+    assert own and all(torch.equal(weights[name], fresh[name]) for name in own)
+    assert torch.equal(weights["embedding.sos_DC"][1], fresh["embedding.sos_DC"][1])
+    assert torch.equal(weights["gates.weight_DKC"][1], fresh["gates.weight_DKC"][1])
+    total = 0.25 + 1
+    assert today.correction.lambda_D.tolist() == pytest.approx(
+        [0.25 / total, 0.3 / total, 0.5 / total, 0.2 / total]
+    )
+    assert today.correction.phi_D.tolist() == pytest.approx([0, 0.4, 0.1, -0.2])
+    assert today.blend_D.tolist() == pytest.approx([0.5, 0.3, 0.1, 0.2])
+    assert today.correction.alpha == older.correction.alpha and today.correction.beta == older.correction.beta
+
+
+def test_a_widened_model_trains_on():
     today, words, older, older_words = grown()
-    other = Vocabulary(words.domains, (*words.item_ids[:2], ["x", *words.item_ids[2][1:]], words.item_ids[3]))
-    with pytest.raises(ValueError, match="domain 'books' is not a prefix"):
-        warm_start(today, other, older, older_words)
-    wider = SyNCRec(ModelConfig.from_dict(older.config.to_dict() | {"channels": 16}), words.domains, words.n_items)
-    with pytest.raises(ValueError, match="another channels"):
-        warm_start(wider, words, older, older_words)
+    warm_start(today, words, older, older_words)
+    rng = np.random.default_rng(0)
+    domain = rng.integers(1, 5, 80)
+    log = SequenceSet.from_events(
+        user_ids=rng.integers(0, 10, 80), item_indexes=1 + rng.integers(0, np.array(words.n_items)[domain - 1]),
+        domain_codes=domain, domains=words.domains, n_items=words.n_items, max_length=5,
+    )  # fmt: skip
+    before = today.embedding.items_VC[1:4].clone()
+    training = TrainingConfig(epochs=3, batch_size=5, learning_rate=0.01, device="cpu")
+    result = fit(today, log, None, training, progress=False)
+    assert result.epochs[-1].totals["loss"] < result.epochs[0].totals["loss"]
+    assert (today.embedding.items_VC[1:4] != before).any(1).all()  # the new domain's items learn
+
+
+def test_warm_start_refuses_another_past_and_leaves_the_model_alone():
+    today, words, older, older_words = grown()
+    fresh = {name: value.clone() for name, value in today.state_dict().items()}
+    food, books = words.item_ids[1:3]
+    pasts = {
+        "another item": ["x", *books[1:]],
+        "another order": [books[1], books[0], *books[2:]],
+        "an item less": books[:-1],
+        "a new item before the old ones": ["x", *books],
+    }
+    for past, ids in pasts.items():
+        other = Vocabulary(words.domains, (words.item_ids[0], food, ids, words.item_ids[3]))
+        with pytest.raises(ValueError, match="domain 'books' is not a prefix"):
+            warm_start(today, other, older, older_words)
+            pytest.fail(past)
+    shapes = {
+        "channels": 16, "gate": "sequence", "n_layers": 2, "n_heads": 2, "ffn_multiplier": 3, "n_experts": 4,
+        "n_cross_experts": 2,
+    }  # fmt: skip
+    for name, value in shapes.items():
+        config = dataclasses.replace(older.config, **{name: value})
+        with pytest.raises(ValueError, match=f"another {name}; train from the start"):
+            warm_start(SyNCRec(config, words.domains, words.n_items), words, older, older_words)
+    assert all(torch.equal(value, fresh[name]) for name, value in today.state_dict().items())
+
+
+def test_a_domain_that_is_gone_is_left_behind():
+    older, older_words = small_model(1), vocabulary((7, 5, 9))
+    words = vocabulary((7, 9), ("books", "food"))
+    today = SyNCRec(older.config, words.domains, words.n_items).double()
+    assert warm_start(today, words, older, older_words) == []
+    assert torch.equal(today.embedding.tables()[1], older.embedding.tables()[2])
+    assert today.correction.lambda_D.sum().item() == pytest.approx(1)
