@@ -24,7 +24,7 @@ from .vocabulary import stacked_offsets
 
 Array = NDArray[Any]
 CROSS = 0  # task code of the cross-domain sequence; the single task of domain d has code d
-_WIDTHS = np.array([4, 8, 16, 32, 64, 128, 256, 512, 1024])
+_WASTE = 1 / 64  # padded slots that one rectangle may add, as a share of the batch's tokens
 
 
 class _OnDevice:
@@ -48,6 +48,7 @@ class PackedSequences(_OnDevice):
     columns_N: stored column of the input event ([SOS]: the column before the first event). positions_N: steps
     before the row's newest token. last_R: the row's newest token. slots_N: where the token lies in the attention
     rectangles, laid end to end; rectangles: (rows, width) of each. tokens_per_task, rows_per_task: [D + 1].
+    packed_is_slots: whether slots_N is 0..N-1 and nothing is padded.
     """
 
     items_N: Tensor
@@ -61,6 +62,18 @@ class PackedSequences(_OnDevice):
     rectangles: tuple[tuple[int, int], ...]
     tokens_per_task: tuple[int, ...]
     rows_per_task: tuple[int, ...]
+    packed_is_slots: bool
+
+    def into_slots(self, x_NC: Tensor) -> Tensor:
+        """Lay tokens into their slots, [S, C]; slots without a token are zero."""
+        if self.packed_is_slots:
+            return x_NC
+        n_slots = sum(rows * width for rows, width in self.rectangles)
+        return x_NC.new_zeros(n_slots, x_NC.shape[1]).index_copy(0, self.slots_N, x_NC)
+
+    def out_of_slots(self, x_KSC: Tensor) -> Tensor:
+        """Take tokens out of their slots, [K, N, C]."""
+        return x_KSC if self.packed_is_slots else x_KSC.index_select(1, self.slots_N)
 
 
 @dataclass(frozen=True)
@@ -135,23 +148,33 @@ def pack(
         rectangles=rectangles,
         tokens_per_task=tuple(np.bincount(tasks_N, minlength=n_domains + 1).tolist()),
         rows_per_task=tuple(np.bincount(tasks_R, minlength=n_domains + 1).tolist()),
+        packed_is_slots=bool((slots_R == start_R).all()) and sum(r * w for r, w in rectangles) == len(row_N),
     )
     return packed, row_N, column_N
 
 
 def _rectangles(lengths_R: Array) -> tuple[Array, tuple[tuple[int, int], ...]]:
-    """Group rows of similar length; return where each row starts and the (rows, width) of each group."""
-    longest = int(lengths_R.max(initial=1))
-    widths = np.append(np.extract(np.less(_WIDTHS, longest), _WIDTHS), longest)
-    group_R = np.searchsorted(widths, lengths_R)
-    slots_R = np.zeros(len(lengths_R), dtype=np.int64)
-    rectangles, base = [], 0
-    for group, width in enumerate(widths.tolist()):
-        rows = np.flatnonzero(group_R == group)
-        if len(rows):
-            slots_R[rows] = base + np.arange(len(rows)) * width
-            rectangles.append((len(rows), width))
-            base += len(rows) * width
+    """Group rows of similar length; return where each row starts and the (rows, width) of each group.
+
+    From the longest length down, a length joins the rectangle above it while that adds little padding.
+    """
+    order = np.argsort(-lengths_R, kind="stable")
+    widths, counts = np.unique(-lengths_R, return_counts=True)
+    allowed = _WASTE * lengths_R.sum()
+    rectangles: list[tuple[int, int]] = []
+    wasted = 0.0
+    for length, count in zip((-widths).tolist(), counts.tolist(), strict=True):
+        if rectangles:
+            rows, width = rectangles[-1]
+            wasted += count * (width - length)
+            if wasted <= allowed:
+                rectangles[-1] = (rows + count, width)
+                continue
+        rectangles.append((count, length))
+        wasted = 0.0
+    row_widths = np.repeat([width for _, width in rectangles], [rows for rows, _ in rectangles])
+    slots_R = np.empty(len(lengths_R), dtype=np.int64)
+    slots_R[order] = np.cumsum(row_widths) - row_widths
     return slots_R, tuple(rectangles)
 
 

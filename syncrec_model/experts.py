@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .batches import PackedSequences
+from .dropout import Dropout
 
 
 class ExpertNorm(nn.Module):
@@ -40,6 +41,16 @@ class ExpertLinear(nn.Module):
         """Return x W + b, expert by expert."""
         return torch.baddbmm(self.bias_KO[:, None], x_KNI, self.weight_KIO)
 
+    def after(self, norm: ExpertNorm, x_KNI: Tensor) -> Tensor:
+        """Return norm(x) W + b with the norm's scale and shift moved into the map: the same values, less work.
+
+        x may be one input for all experts, [1, N, I].
+        """
+        normed_KNI = F.layer_norm(x_KNI, x_KNI.shape[-1:]).expand(len(self.bias_KO), -1, -1)
+        weight_KIO = norm.scale_KC.unsqueeze(2) * self.weight_KIO
+        bias_K1O = torch.baddbmm(self.bias_KO[:, None], norm.shift_KC[:, None], self.weight_KIO)
+        return torch.baddbmm(bias_K1O, normed_KNI, weight_KIO)
+
 
 class ExpertLayer(nn.Module):
     """Causal self-attention, then a feed-forward net with GELU; residuals around both, layer norm before both."""
@@ -53,29 +64,41 @@ class ExpertLayer(nn.Module):
         self.ffn_norm = ExpertNorm(n_experts, channels)
         self.ffn_in = ExpertLinear(n_experts, channels, ffn_multiplier * channels)
         self.ffn_out = ExpertLinear(n_experts, ffn_multiplier * channels, channels)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
-    def forward(self, x_KNC: Tensor, packed: PackedSequences) -> Tensor:
-        """Return the layer's output, [K, N, C]."""
-        x_KNC = x_KNC + self.dropout(self.attention_out(self.attend(self.attention_norm(x_KNC), packed)))
-        return x_KNC + self.dropout(self.ffn_out(F.gelu(self.ffn_in(self.ffn_norm(x_KNC)))))  # type: ignore[no-any-return]
+    def forward(self, x_KSC: Tensor, rectangles: tuple[tuple[int, int], ...]) -> Tensor:
+        """Return the layer's output, [K, S, C]."""
+        qkv_KS = self.qkv.after(self.attention_norm, x_KSC)
+        attended_KSC = attend(qkv_KS, self.n_heads, rectangles)
+        x_KSC = self.dropout.added_to(x_KSC, self.attention_out(attended_KSC))
+        inner_KS = F.gelu(self.ffn_in.after(self.ffn_norm, x_KSC))
+        return self.dropout.added_to(x_KSC, self.ffn_out(inner_KS))
 
-    def attend(self, x_KNC: Tensor, packed: PackedSequences) -> Tensor:
-        """Attend inside each row: tokens into right-padded rectangles, causal attention, tokens out again."""
-        n_experts, _, channels = x_KNC.shape
-        qkv_KN = self.qkv(x_KNC)
-        n_slots = sum(rows * width for rows, width in packed.rectangles)
-        padded_KS = qkv_KN.new_zeros(n_experts, n_slots, 3 * channels).index_copy(1, packed.slots_N, qkv_KN)
-        outputs = []
-        for part, (rows, width) in zip(
-            padded_KS.split([rows * width for rows, width in packed.rectangles], dim=1),
-            packed.rectangles,
-            strict=True,
-        ):
-            q, k, v = part.reshape(n_experts * rows, width, 3, self.n_heads, -1).permute(2, 0, 3, 1, 4)
-            out_RHWL = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            outputs.append(out_RHWL.transpose(1, 2).reshape(n_experts, rows * width, channels))
-        return torch.cat(outputs, dim=1).index_select(1, packed.slots_N)
+
+def attend(qkv_KS: Tensor, n_heads: int, rectangles: tuple[tuple[int, int], ...]) -> Tensor:
+    """Causal self-attention inside each row of each rectangle, [K, S, C] from queries, keys, values [K, S, 3C]."""
+    n_experts, _, channels = qkv_KS.shape[0], qkv_KS.shape[1], qkv_KS.shape[2] // 3
+    outputs = []
+    for part, (rows, width) in zip(
+        qkv_KS.split([rows * width for rows, width in rectangles], dim=1), rectangles, strict=True
+    ):
+        qkv_RW = part.reshape(n_experts * rows, width, 3 * channels)
+        if qkv_KS.device.type == "cpu" and n_heads == 1:
+            out_RWC = attention_by_products(qkv_RW)
+        else:
+            q, k, v = qkv_RW.unflatten(2, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
+            out_RWC = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+        outputs.append(out_RWC.reshape(n_experts, rows * width, channels))
+    return torch.cat(outputs, dim=1)
+
+
+def attention_by_products(qkv_RW: Tensor) -> Tensor:
+    """Causal attention with one head as two batched products, [R, W, C]: faster than torch's own on short rows."""
+    q_RWC, k_RWC, v_RWC = qkv_RW.chunk(3, dim=2)
+    width, channels = q_RWC.shape[1:]
+    ahead_WW = q_RWC.new_full((width, width), -torch.inf).triu(1)
+    logits_RWW = torch.baddbmm(ahead_WW, q_RWC, k_RWC.transpose(1, 2), alpha=channels**-0.5)
+    return torch.bmm(logits_RWW.softmax(dim=-1), v_RWC)
 
 
 class ExpertStack(nn.Module):
@@ -93,7 +116,7 @@ class ExpertStack(nn.Module):
 
     def forward(self, e_NC: Tensor, packed: PackedSequences) -> Tensor:
         """Return f^k(E) of every expert, [K, N, C]."""
-        x_KNC = e_NC.expand(self.n_experts, -1, -1)
+        x_KSC = packed.into_slots(e_NC).unsqueeze(0)
         for layer in self.layers:
-            x_KNC = layer(x_KNC, packed)
-        return self.norm(x_KNC)  # type: ignore[no-any-return]
+            x_KSC = layer(x_KSC, packed.rectangles)
+        return self.norm(packed.out_of_slots(x_KSC))  # type: ignore[no-any-return]

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .dropout import Dropout
+
 
 class Tower(nn.Module):
     """y = LN(x + FFN(x))."""
@@ -20,7 +22,7 @@ class Tower(nn.Module):
             nn.Linear(channels, ffn_multiplier * channels),
             nn.GELU(),
             nn.Linear(ffn_multiplier * channels, channels),
-            nn.Dropout(dropout),
+            Dropout(dropout),
         )
         self.norm = nn.LayerNorm(channels)
 
