@@ -24,7 +24,7 @@ from .vocabulary import stacked_offsets
 
 Array = NDArray[Any]
 CROSS = 0  # task code of the cross-domain sequence; the single task of domain d has code d
-_WASTE = 1 / 64  # padded slots that one rectangle may add, as a share of the batch's tokens
+_WASTE = 1 / 256  # padded slots that one rectangle may add, as a share of the batch's tokens
 
 
 class _OnDevice:

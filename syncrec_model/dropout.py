@@ -39,8 +39,9 @@ class Dropout(nn.Module):
         dropped = round(self.p * _BYTE)
         n_words = -(-x.numel() // 8)
         words = torch.empty(n_words, dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        kept = words.view(torch.uint8)[: x.numel()].view(x.shape) >= dropped
-        return kept.to(x.dtype).mul_(_BYTE / (_BYTE - dropped))
+        drawn = words.view(torch.uint8)[: x.numel()].view(x.shape)
+        kept = torch.ge(drawn, dropped, out=torch.empty_like(x))  # 0 or 1 in x's own type: no pass to convert
+        return kept.mul_(_BYTE / (_BYTE - dropped))
 
     def extra_repr(self) -> str:
         """Return p for the printed model."""
