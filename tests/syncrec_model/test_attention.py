@@ -1,4 +1,4 @@
-"""Both ways to compute attention agree: batched products on the CPU, torch's own kernel elsewhere and for more heads."""
+"""Both ways to compute attention agree: batched products on the CPU, torch's own kernel for the rest."""
 
 from __future__ import annotations
 
