@@ -11,7 +11,7 @@ import torch
 
 from jobs.errors import JobError
 from jobs.registry import Registry
-from syncrec_model import SyNCRec, Vocabulary, load_model, warm_start
+from syncrec_model import SyNCRec, Vocabulary, build_model, load_model, warm_start
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ def widen(
     """Give a model tonight's vocabulary; domains and items that it has never seen stay unknown to it."""
     known = dict(zip(own.domains, own.n_items, strict=True))
     if own != today:
-        wide = SyNCRec(model.config, today.domains, today.n_items)
+        wide = build_model(model.config, today.domains, today.n_items)
         try:
             warm_start(wide, today, model, own)
         except ValueError as error:

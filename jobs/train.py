@@ -37,6 +37,7 @@ from syncrec_model import (
     SyNCRec,
     TrainingConfig,
     Vocabulary,
+    build_model,
     choose_views,
     rank_cases,
     save_model,
@@ -157,7 +158,7 @@ def _initial_model(
     import torch
 
     torch.manual_seed(registry.settings.training.seed)
-    model = SyNCRec(config, vocabulary.domains, vocabulary.n_items)
+    model = build_model(config, vocabulary.domains, vocabulary.n_items)
     if champion is None or not registry.settings.training.warm_start:
         return model, "cold"
     try:

@@ -3,6 +3,7 @@
 Pure torch and numpy. Start at model.py, which names the files in the order of the paper.
 """
 
+from .architectures import build_model
 from .config import ModelConfig, TrainingConfig
 from .data import SequenceSet
 from .distributed import process_group
@@ -31,6 +32,7 @@ __all__ = [
     "TrainingRun",
     "Vocabulary",
     "bootstrap_interval",
+    "build_model",
     "choose_device",
     "choose_views",
     "fit",

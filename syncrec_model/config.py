@@ -8,13 +8,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+ARCHITECTURES = ("syncrec", "released")
 GATES = ("step", "sequence")
 LOSSES = ("softmax", "pairwise", "bce")
 CORRECTIONS = ("uniform", "bounded", "paper")
 MIM_SCORES = ("sigmoid", "cosine")
-PRESETS = ("default", "paper")
+PRESETS = ("default", "paper", "released")
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16")
+# What the released code computes and cannot be told to leave: field, its only value, in words.
+_RELEASED = {
+    "gate": ("sequence", "a noisy gate over the whole window"),
+    "loss": ("bce", "the bce of one negative from all domains"),
+    "correction": ("paper", "the lambda recursion with alpha and beta at their random start"),
+    "ffn_multiplier": (4, "feed-forward nets of 4 x channels"),
+    "stop_gradient": (True, "one expert module whose copies are detached by turns"),
+    "mim_score": ("sigmoid", "SC-MIM as a sigmoid pair loss"),
+    "mim_others_only": (True, "SC-MIM against another user's items"),
+    "eta": (0.5, "the plain sum of its losses"),
+}
 
 
 class _Record:
@@ -67,6 +79,7 @@ class _Record:
 class ModelConfig(_Record):
     """The shape of SyNCRec and which of its parts are on.
 
+    architecture: "syncrec", or "released" for what the released research code computes instead (released.py).
     channels, max_length, n_experts: r, T and K of the paper. n_cross_experts: j, the experts 1..j that learn
     from the cross task alone (the others learn from the single tasks alone).
     gate: "step" mixes experts per step and is causal; "sequence" is the paper's gate over the whole window,
@@ -81,6 +94,7 @@ class ModelConfig(_Record):
     mim_others_only: leave the user's own view out of the contrast sum, as the paper prints it.
     """
 
+    architecture: str = "syncrec"
     channels: int = 64
     max_length: int = 50
     n_experts: int = 4
@@ -119,6 +133,7 @@ class ModelConfig(_Record):
         self._real("correction_momentum", 0.0, 0.9999)
         self._real("temperature", 0.0, open_low=True)
         self._real("eta", 0.0, 1.0, open_low=True)
+        self._one_of("architecture", ARCHITECTURES)
         self._one_of("gate", GATES)
         self._one_of("loss", LOSSES)
         self._one_of("correction", CORRECTIONS)
@@ -140,6 +155,12 @@ class ModelConfig(_Record):
             )
         if self.mim and self.eta == 1:
             raise self._refuse("eta", "SC-MIM would have no weight; give eta below 1 or set mim = false")
+        if self.architecture == "released":
+            for name, (value, words) in _RELEASED.items():
+                if getattr(self, name) != value:
+                    raise self._refuse(
+                        name, f"the released code computes {words}: give {value!r}, or architecture = 'syncrec'"
+                    )
 
     @classmethod
     def preset(cls, name: str) -> ModelConfig:
@@ -148,7 +169,8 @@ class ModelConfig(_Record):
         "default" is what measured best so far. "paper" is the published equations; it differs from the printed
         text only in signs, means for sums, pooling in SC-MIM and phi on shared targets (MODEL.md section 7);
         its sequence gate looks ahead in training.
-        Change single fields with `dataclasses.replace`.
+        "released" is what the released code computes, with the numbers of its training command (channels apart,
+        512 there). Change single fields with `dataclasses.replace`.
         """
         if name == "default":
             return cls()
@@ -156,6 +178,11 @@ class ModelConfig(_Record):
             return cls(
                 n_experts=5, n_cross_experts=4, gate="sequence", loss="pairwise", correction="paper",
                 mim_others_only=True,
+            )  # fmt: skip
+        if name == "released":
+            fixed: dict[str, Any] = {field: value for field, (value, _) in _RELEASED.items()}
+            return cls(
+                architecture="released", n_experts=5, n_cross_experts=4, n_layers=2, dropout=0.5, **fixed
             )  # fmt: skip
         raise ValueError(f"ModelConfig.preset: unknown preset {name!r}; known presets are {', '.join(PRESETS)}")
 

@@ -56,16 +56,7 @@ class SyNCRec(nn.Module):
 
     def __init__(self, config: ModelConfig, domains: Sequence[str], n_items: Sequence[int]) -> None:
         super().__init__()
-        if not domains or len(domains) != len(n_items):
-            raise ValueError(
-                f"SyNCRec: {len(domains)} domains but {len(n_items)} item counts; give one count a domain"
-            )
-        for domain, count in zip(domains, n_items, strict=True):
-            if count < 1:
-                raise ValueError(f"SyNCRec: domain {domain!r} has no items; leave the domain out")
-        self.config = config
-        self.domains = tuple(domains)
-        self.n_items = tuple(int(count) for count in n_items)
+        self._describe(config, domains, n_items)
         c, tasks = config, len(domains) + 1
         self.embedding = SharedEmbedding(n_items, c.max_length, c.channels, c.dropout)
         shape = (c.n_layers, c.channels, c.n_heads, c.ffn_multiplier, c.dropout)
@@ -79,6 +70,19 @@ class SyNCRec(nn.Module):
         self.towers = Towers(tasks, c.channels, c.ffn_multiplier, c.dropout)
         self.correction = LossCorrection(len(domains), c)
         self.mutual_information = MutualInformation(c) if c.mim else None
+
+    def _describe(self, config: ModelConfig, domains: Sequence[str], n_items: Sequence[int]) -> None:
+        """Check and keep what every architecture knows about itself."""
+        if not domains or len(domains) != len(n_items):
+            raise ValueError(
+                f"SyNCRec: {len(domains)} domains but {len(n_items)} item counts; give one count a domain"
+            )
+        for domain, count in zip(domains, n_items, strict=True):
+            if count < 1:
+                raise ValueError(f"SyNCRec: domain {domain!r} has no items; leave the domain out")
+        self.config = config
+        self.domains = tuple(domains)
+        self.n_items = tuple(int(count) for count in n_items)
         self.register_buffer("blend_D", torch.full((len(domains),), 0.5))
         self.register_buffer("n_items_D1", torch.tensor([0, *self.n_items]), persistent=False)
 

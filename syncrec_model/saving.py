@@ -18,8 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .architectures import build_model
 from .config import ModelConfig
 from .model import SyNCRec
+from .released import ReleasedSyNCRec
 from .vocabulary import Vocabulary
 
 FORMAT = 1
@@ -85,7 +87,7 @@ def load_model(
     vocabulary = Vocabulary.load(directory / "vocabulary.json")
     if list(vocabulary.domains) != form["domains"] or list(vocabulary.n_items) != form["n_items"]:
         raise ValueError(f"{directory}: vocabulary.json and config.json name different domains or item counts")
-    model = SyNCRec(ModelConfig.from_dict(form["model"]), form["domains"], form["n_items"])
+    model = build_model(ModelConfig.from_dict(form["model"]), form["domains"], form["n_items"])
     try:
         model.load_state_dict(load_file(directory / "model.safetensors"))
     except (SafetensorError, RuntimeError) as error:
@@ -111,12 +113,21 @@ def warm_start(
                     f"warm_start: the older vocabulary of domain {domain!r} is not a prefix of today's; "
                     "train from the start"
                 )
+    if model.config.architecture != older_model.config.architecture:
+        raise ValueError(
+            f"warm_start: the older model is of architecture {older_model.config.architecture!r}, today's of "
+            f"{model.config.architecture!r}; their weights mean different things: train from the start"
+        )
     if differing := _differing_shape(model.config, older_model.config):
         raise ValueError(f"warm_start: the older model has another {', '.join(differing)}; train from the start")
     _copy_items(model, vocabulary, older_model, older_vocabulary)
     shared = [domain for domain in vocabulary.domains if domain in older_vocabulary.domains]
     tasks = torch.tensor([0, *(vocabulary.domains.index(domain) + 1 for domain in shared)])
     older_tasks = torch.tensor([0, *(older_vocabulary.domains.index(domain) + 1 for domain in shared)])
+    new = [domain for domain in vocabulary.domains if domain not in shared]
+    if isinstance(model, ReleasedSyNCRec) and isinstance(older_model, ReleasedSyNCRec):
+        model.start_from(older_model, tasks, older_tasks)
+        return new
     steps = min(model.config.max_length, older_model.config.max_length)
     model.embedding.positions_TC[:steps] = older_model.embedding.positions_TC[:steps]
     model.embedding.sos_DC[tasks] = older_model.embedding.sos_DC[older_tasks]
@@ -128,11 +139,13 @@ def warm_start(
     if model.mutual_information is not None and older_model.mutual_information is not None:
         _copy_all(model.mutual_information, older_model.mutual_information)
     _copy_correction(model, older_model, tasks[1:] - 1, older_tasks[1:] - 1)
-    return [domain for domain in vocabulary.domains if domain not in shared]
+    return new
 
 
 def _differing_shape(today: ModelConfig, older: ModelConfig) -> list[str]:
-    names = ("channels", "n_experts", "n_cross_experts", "n_layers", "n_heads", "ffn_multiplier", "gate")
+    names = ["channels", "n_experts", "n_cross_experts", "n_layers", "n_heads", "ffn_multiplier", "gate"]
+    if today.architecture == "released":
+        names.append("max_length")  # its gate has one weight for every step
     return [name for name in names if getattr(today, name) != getattr(older, name)]
 
 
