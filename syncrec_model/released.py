@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .batches import CROSS, PackedSequences, TrainingBatch
 from .config import ModelConfig
-from .distributed import sum_over_ranks, world_size
+from .distributed import sum_over_ranks
 from .model import Losses, SyNCRec
 from .released_parts import (
     START_SCALE,
@@ -58,7 +58,7 @@ class ReleasedSyNCRec(SyNCRec):
     Not reproduced: its Adam without clipping and warm-up, its last batch dropped in evaluation, 100 negatives in
     evaluation and the epoch chosen on the test split (fit and rank_cases do what they do for every model); a
     training row that holds one event more than ours; negatives that also avoid the user's later test events
-    (a leak); raw state lost at the end of a run, private to a rank, and gradients never averaged between ranks.
+    (a leak); raw state lost at the end of a run, private to a rank, and gradients never shared between ranks.
 
     The single view has no counterpart there (it predicts with the cross tower alone): it reads the events of one
     domain without blanks, which is X of a user who has no others.
@@ -140,7 +140,7 @@ class ReleasedSyNCRec(SyNCRec):
         return self.losses(window, negatives_BT, others_B)
 
     def losses(self, window: Window, negatives_BT: Tensor, others_B: Tensor) -> Losses:
-        """Return the losses with given random choices.
+        """Return the losses with given random choices; with several ranks this rank's share.
 
         negatives_BT: one stacked item row per step. others_B: whose items each row is contrasted with.
         """
@@ -157,11 +157,11 @@ class ReleasedSyNCRec(SyNCRec):
         count_D = torch.tensor([len(values_n) for values_n in cross_losses]).to(cross_D)
         gap_sum_D, gap_count_D = sum_over_ranks((single_D - cross_D).detach()), sum_over_ranks(count_D)
         lambda_D = self.correction(gap_sum_D, gap_count_D)
-        total = (single_D.mean() + (lambda_D * cross_D).sum()) * _LOSS_SCALE * world_size()
+        total = (single_D.mean() + (lambda_D * cross_D).sum()) * _LOSS_SCALE
         mim_D, defined_D = torch.zeros_like(count_D), torch.zeros_like(count_D, dtype=torch.bool)
         if self.contrast is not None:
             mim_BT = self._contrast_losses(self.contrast(y_cross_BTC), y_single_BTC, window, others_B)
-            total = total + mim_BT.mean()
+            total = total + mim_BT.sum() / sum_over_ranks(torch.tensor(mim_BT.numel()).to(count_D)).clamp(min=1)
             mim_D, defined_D = _means_by_input_domain(mim_BT.detach(), window, len(codes))
         return Losses(
             total, single_D.detach(), count_D, cross_D.detach(), count_D, gap_sum_D, gap_count_D,
@@ -205,9 +205,9 @@ class ReleasedSyNCRec(SyNCRec):
 
 
 def _means_by_input_domain(loss_BT: Tensor, window: Window, n_domains: int) -> tuple[Tensor, Tensor]:
-    """Return the mean loss of the steps that read each domain and have a target, and whether there is one, [D]."""
+    """Return (this rank's share of) the mean loss of the steps that read each domain, and whether any does, [D]."""
     at = torch.nonzero(window.targets_BT > 0, as_tuple=True)
     domain_n = window.domains_BT[at] - 1
     sum_D = loss_BT.new_zeros(n_domains).index_add(0, domain_n, loss_BT[at])
-    count_D = torch.bincount(domain_n, minlength=n_domains)
+    count_D = sum_over_ranks(torch.bincount(domain_n, minlength=n_domains))
     return sum_D / count_D.clamp(min=1), count_D > 0

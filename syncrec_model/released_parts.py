@@ -181,7 +181,8 @@ def negatives_of_all_domains(row_items_BW: Tensor, n_items: int) -> Tensor:
     """
     sorted_BW = row_items_BW.sort(dim=1).values
     repeated_BW = F.pad(sorted_BW[:, 1:] == sorted_BW[:, :-1], (1, 0)) | (sorted_BW == 0)
-    held_BW = sorted_BW.masked_fill(repeated_BW, 2 * n_items).sort(dim=1).values  # distinct, the rest at the end
+    beyond = n_items + row_items_BW.shape[1] + 1  # stays above every place below
+    held_BW = sorted_BW.masked_fill(repeated_BW, beyond).sort(dim=1).values  # distinct, the rest at the end
     n_free_B1 = (n_items - (held_BW <= n_items).sum(1, keepdim=True)).clamp(min=1)
     place_BW = (torch.rand(row_items_BW.shape, device=held_BW.device, dtype=torch.float64) * n_free_B1).long() + 1
     # The p-th free item is p plus the number of held items below it.

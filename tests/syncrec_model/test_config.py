@@ -47,7 +47,7 @@ def test_json_round_trip(config):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(ValueError, match="unknown setting 'chanels'; known settings are channels"):
+    with pytest.raises(ValueError, match="unknown setting 'chanels'; known settings are architecture, channels"):
         ModelConfig.from_dict({"chanels": 3})
     with pytest.raises(ValueError, match="known presets are default, paper"):
         ModelConfig.preset("best")

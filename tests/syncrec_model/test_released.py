@@ -162,6 +162,12 @@ def test_any_number_of_domains_and_empty_ones(n_domains):
     assert all(torch.isfinite(parameter.grad).all() for parameter in model.parameters())
 
 
+def test_a_rank_without_users_computes_its_empty_share():
+    losses = released().train()(SequenceReader(random_set(2)).training(np.zeros(0, dtype=np.int64)))
+    losses.total.backward()
+    assert losses.total == 0 and not losses.mim_defined_D.any()
+
+
 @given(st.integers(1, 12), st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(0, 99))
 def test_negatives_are_the_items_that_the_row_does_not_hold(n_items, row, seed):
     torch.manual_seed(seed)
