@@ -56,6 +56,8 @@ class SyNCRec(nn.Module):
 
     def __init__(self, config: ModelConfig, domains: Sequence[str], n_items: Sequence[int]) -> None:
         super().__init__()
+        if config.architecture != "syncrec":
+            raise ValueError(f"SyNCRec: the configuration asks for {config.architecture!r}; use build_model")
         self._describe(config, domains, n_items)
         c, tasks = config, len(domains) + 1
         self.embedding = SharedEmbedding(n_items, c.max_length, c.channels, c.dropout)

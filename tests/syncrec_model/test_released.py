@@ -53,6 +53,8 @@ def batch_of(data: SequenceSet):
 def test_the_configuration_picks_the_class():
     assert type(build_model(ModelConfig.preset("released"), DOMAINS, (7, 5, 9))) is ReleasedSyNCRec
     assert type(build_model(ModelConfig(), DOMAINS, (7, 5, 9))) is SyNCRec
+    with pytest.raises(ValueError, match="asks for 'released'; use build_model"):
+        SyNCRec(ModelConfig.preset("released"), DOMAINS, (7, 5, 9))
 
 
 def test_trains_ranks_resumes_and_comes_back_from_disk(tmp_path):
