@@ -1,7 +1,7 @@
 """One cell of the planted-transfer benchmark: train one variant under one seed, rank every case, keep the result.
 
-A cell is small (ranks and losses of its cases, figures of its epochs) and lies in a cache folder under a name that
-holds everything it depends on but the code: a finished cell is read, never trained again.
+A cell is small (ranks and losses of its cases, figures of its epochs) and lies in a cache folder with everything it
+depends on but the code: as long as that is the same, a finished cell is read, never trained again.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from jobs.lakehouse import code_version
 from jobs.sample import SAMPLE_VERSION
 from jobs.settings import Settings
 from jobs.train import model_config, training_config
-from syncrec_model import CaseRanks, SequenceSet, SyNCRec, fit, rank_cases
+from syncrec_model import CaseRanks, ModelConfig, SequenceSet, SyNCRec, TrainingConfig, fit, rank_cases
 from syncrec_model.batches import SequenceReader
 from syncrec_model.evaluation import view_scores
 
@@ -69,15 +69,23 @@ class Experiment:
     options: dict[str, Any] | None = None
 
     def file(self, cell: Cell) -> Path:
-        """Return where the cell's arrays lie (its figures: the same name, .json)."""
-        depends = json.dumps(self._dependencies(cell), sort_keys=True, default=str)
-        return self.cache / f"{cell.name}-{hashlib.sha256(depends.encode()).hexdigest()[:10]}.npz"
+        """Return where the cell's arrays lie (its figures: the same name, .json); toys have names of their own."""
+        size = json.dumps([self.users, self.epochs, self.options], sort_keys=True)
+        mark = "" if size == "[null, null, null]" else f"-{hashlib.sha256(size.encode()).hexdigest()[:8]}"
+        return self.cache / f"{cell.name}{mark}.npz"
 
-    def _dependencies(self, cell: Cell) -> list[Any]:
-        sample = sample_settings(self.settings, cell.seed, self.users)
-        sequences = self.settings.sequences
-        training = self.training(cell.seed).to_dict() | {"threads": 0, "device": ""}
-        return [SAMPLE_VERSION, sample, self.last, sequences, self.model(cell.variant).to_dict(), training]
+    def depends(self, cell: Cell) -> dict[str, Any]:
+        """Return everything but the code that a cell depends on, as flat JSON values."""
+        sequences, last = self.settings.sequences, self.last.isoformat()
+        values = {"sample": SAMPLE_VERSION, "last": last, "split": [sequences.valid_days, sequences.test_days]}
+        parts = {
+            "sample": asdict(sample_settings(self.settings, cell.seed, self.users)),
+            "model": self.model(cell.variant).to_dict(),
+            "training": self.training(cell.seed).to_dict() | {"threads": 0},
+        }
+        values |= {f"{part}.{name}": value for part, found in parts.items() for name, value in found.items()}
+        plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
+        return plain
 
     def model(self, variant: str) -> Any:
         """Return the variant's model configuration."""
@@ -118,13 +126,24 @@ class Result:
 
 
 def read(experiment: Experiment, cell: Cell) -> Result | None:
-    """Return the cell from the cache; None where it has not been trained."""
+    """Return the cell from the cache; None where it has not been trained, or not under today's settings.
+
+    A setting that is younger than the cell must be at its default: that is what the cell was trained with.
+    """
     file = experiment.file(cell)
     if not file.exists():
         return None
+    figures = json.loads(file.with_suffix(".json").read_text())
+    if {**defaults(), **figures["depends"]} != {**defaults(), **experiment.depends(cell)}:
+        return None
     with np.load(file) as found:
-        arrays = dict(found)
-    return Result(cell, json.loads(file.with_suffix(".json").read_text()), arrays)
+        return Result(cell, figures, dict(found))
+
+
+def defaults() -> dict[str, Any]:
+    """Return the model's and the training's settings at their defaults, named as in `Experiment.depends`."""
+    parts = {"model": ModelConfig().to_dict(), "training": TrainingConfig().to_dict()}
+    return {f"{part}.{name}": value for part, found in parts.items() for name, value in found.items()}
 
 
 def train(experiment: Experiment, cell: Cell) -> Result:
@@ -158,6 +177,7 @@ def train(experiment: Experiment, cell: Cell) -> Result:
         ],
         "alpha": model.correction.alpha.item(),
         "beta": model.correction.beta.item(),
+        "depends": experiment.depends(cell),
         "code": code_version(),
         "seconds": time.perf_counter() - began,
     }

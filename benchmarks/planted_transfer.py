@@ -28,6 +28,8 @@ from jobs.settings import load_settings
 FIRST_SEED = 7  # the sample project's own
 CORRECTIONS = ("bounded", "paper")
 ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "benchmarks" / "planted-transfer.md"
+MARKS = ("<!-- make bench-planted writes from here -->", "<!-- to here -->")
 
 
 def all_cells(seeds: Sequence[int], domains: Sequence[str]) -> list[Cell]:
@@ -126,13 +128,13 @@ def guard_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
     on_test = [row for row in judged if row["test"] < 0]
     clear = [row for row in on_test if row["high"] < 0]
     lines = [
-        f"served below single on validation: {len(on_valid)} of {len(judged)} (seed, domain) pairs",
-        f"served below single on test: {len(on_test)} of {len(judged)}, "
+        f"- served below single on validation: {len(on_valid)} of {len(judged)} (seed, domain) pairs",
+        f"- served below single on test: {len(on_test)} of {len(judged)}, "
         f"beyond its bootstrap interval: {len(clear)}",
     ]
     for row in on_test:
         lines.append(
-            f"  seed {row['seed']} {row['domain']} ({row['view']}): validation {row['valid']:+.4f}, "
+            f"  - seed {row['seed']} {row['domain']} ({row['view']}): validation {row['valid']:+.4f}, "
             f"test {row['test']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
         )
     return lines
@@ -154,21 +156,29 @@ def correction_table(figures: dict[str, Any]) -> str:
 
 
 def report(results: dict[Cell, Result], cells: Sequence[Cell], figures: dict[str, Any]) -> str:
-    """Return all tables with a line on what they stand on."""
-    lines = [f"Planted transfer on {SAMPLE_VERSION}; NDCG@10 over all items of a domain; mean over seeds [95 %]."]
+    """Return all tables with a line on what they stand on, in Markdown that reads in a terminal."""
+    lines = [
+        f"Planted transfer on {SAMPLE_VERSION}; NDCG@10 over all items of a domain; mean over seeds [95 %].",
+        "",
+    ]
     for variant in VARIANTS:
         wanted = [cell for cell in cells if cell.variant == variant]
-        lines.append(f"  {variant}: {sum(cell in results for cell in wanted)} of {len(wanted)} cells")
+        lines.append(f"- {variant}: {sum(cell in results for cell in wanted)} of {len(wanted)} cells")
     codes = sorted({str(result.figures["code"])[:12] for result in results.values()})
-    lines.append(f"  code: {', '.join(codes) or '-'}")
-    if figures["transfer"]:
-        lines += ["", "NTG as NDCG@10 on test", transfer_table(figures["transfer"])]
-        if any(f["twin"].n for f in figures["transfer"].values()):
-            lines += ["", "Against twins that know one domain, NDCG@10 on test", twin_table(figures["transfer"])]
-        lines += ["", "NTG as loss (nats a target)", loss_table(figures["transfer"])]
-        lines += ["", *guard_lines(figures["guard"])]
+    lines.append(f"- code: {', '.join(codes) or '-'}")
+    if found := figures["transfer"]:
+        lines += ["", "**NTG as NDCG@10 on test, views of one model**", "", transfer_table(found)]
+        if any(f["twin"].n for f in found.values()):
+            lines += ["", "**Against twins that know one domain, NDCG@10 on test**", "", twin_table(found)]
+        lines += ["", "**NTG as loss, nats a target**", "", loss_table(found)]
+        lines += ["", "**The guard**", "", *guard_lines(figures["guard"])]
     if figures["correction"]:
-        lines += ["", "LC-NTG less uniform weights, NDCG@10 on test", correction_table(figures["correction"])]
+        lines += [
+            "",
+            "**LC-NTG less uniform weights, NDCG@10 on test**",
+            "",
+            correction_table(figures["correction"]),
+        ]
     return "\n".join(lines)
 
 
@@ -194,8 +204,23 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def keep(results: dict[Cell, Result], figures: dict[str, Any]) -> None:
-    """Write the figures to benchmarks/results/train.json and all details to planted.json."""
+def into_page(text: str, tables: str) -> str:
+    """Return the page with the tables between its two marks; what a person wrote around them stays.
+
+    Raises
+    ------
+    ValueError
+        The page has lost a mark.
+    """
+    before, first, rest = text.partition(MARKS[0])
+    _, last, after = rest.partition(MARKS[1])
+    if not (first and last):
+        raise ValueError(f"{PAGE}: the lines {MARKS[0]!r} and {MARKS[1]!r} say where the tables go; put them back")
+    return f"{before}{first}\n\n{tables}\n\n{last}{after}"
+
+
+def keep(results: dict[Cell, Result], figures: dict[str, Any], tables: str) -> None:
+    """Write the figures to benchmarks/results/train.json, all details to planted.json, the tables to their page."""
     from benchmarks.record import record
 
     cells = {
@@ -205,6 +230,7 @@ def keep(results: dict[Cell, Result], figures: dict[str, Any]) -> None:
     record("train", flat(figures), part="planted")
     details = plain({"sample": SAMPLE_VERSION, **figures, "cells": cells})
     record("planted", flat(figures), part="planted", details=details)
+    PAGE.write_text(into_page(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -235,10 +261,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     cells = [cell for cell in all_cells(seeds, settings.domain_names) if cell.variant in arguments.variants]
     results = results_of(experiment, cells, arguments.train)
     figures = summarise(results)
-    print(report(results, cells, figures))
+    tables = report(results, cells, figures)
+    print(tables)
     complete = all(Cell("uniform", seed) in results for seed in seeds)
     if complete and not arguments.quick and not arguments.no_record:
-        keep(results, figures)
+        keep(results, figures, tables)
     return 0
 
 

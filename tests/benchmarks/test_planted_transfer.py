@@ -1,5 +1,6 @@
 """The planted-transfer benchmark: the night's cut, paired cases, signs that mean what they say, cells kept."""
 
+import json
 import math
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -129,3 +130,24 @@ def test_a_stopped_run_goes_on_and_a_finished_cell_is_not_trained_again(
     monkeypatch.setattr(bench, "train", trained)
     assert bench.main([*quick, "--train", "0"]) == 0
     assert capsys.readouterr().out == out.split("\n", 1)[1]  # but for the line of the trained cell
+
+    file = next(tmp_path.glob("uniform-7*.json"))
+    kept = file.read_text()
+    figures = json.loads(kept)
+    del figures["depends"]["model.eta"]  # as if the setting had come after the cell, which had its default then
+    file.write_text(json.dumps(figures))
+    assert bench.main([*quick, "--train", "0"]) == 0
+    assert "uniform: 1 of 1 cells" in capsys.readouterr().out
+    file.write_text(kept.replace('"model.eta": 0.9', '"model.eta": 0.8'))
+    assert bench.main([*quick, "--train", "0"]) == 0
+    assert "uniform: 0 of 1 cells" in capsys.readouterr().out
+
+
+def test_the_tables_go_between_the_marks_of_their_page_and_the_words_around_them_stay() -> None:
+    page = bench.PAGE.read_text(encoding="utf-8")
+    once = bench.into_page(page, "| a |")
+    assert "| a |" in once and bench.into_page(once, "| b |") == bench.into_page(page, "| b |")
+    for words in (page.split(bench.MARKS[0])[0], page.split(bench.MARKS[1])[1]):
+        assert words and words in once
+    with pytest.raises(ValueError, match="put them back"):
+        bench.into_page("a page without marks", "| a |")
