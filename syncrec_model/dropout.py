@@ -31,7 +31,7 @@ class Dropout(nn.Module):
     def added_to(self, residual: Tensor, x: Tensor) -> Tensor:
         """Return residual + dropout(x)."""
         if not self.training or self.p == 0 or x.device.type != "cpu":
-            return residual + self(x)
+            return residual + self.forward(x)
         return torch.addcmul(residual, x, self.keep(x))
 
     def keep(self, x: Tensor) -> Tensor:

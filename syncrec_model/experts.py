@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batches import PackedSequences
 from .dropout import Dropout
+from .packing import PackedSequences
 
 
 class ExpertNorm(nn.Module):
@@ -80,13 +80,13 @@ def attend(qkv_KS: Tensor, n_heads: int, rectangles: tuple[tuple[int, int], ...]
     n_experts, _, channels = qkv_KS.shape[0], qkv_KS.shape[1], qkv_KS.shape[2] // 3
     outputs = []
     for part, (rows, width) in zip(
-        qkv_KS.split([rows * width for rows, width in rectangles], dim=1), rectangles, strict=True
+        torch.split(qkv_KS, [rows * width for rows, width in rectangles], dim=1), rectangles, strict=True
     ):
         qkv_RW = part.reshape(n_experts * rows, width, 3 * channels)
         if qkv_KS.device.type == "cpu" and n_heads == 1:
             out_RWC = attention_by_products(qkv_RW)
         else:
-            q, k, v = qkv_RW.unflatten(2, (3, n_heads, -1)).permute(2, 0, 3, 1, 4)
+            q, k, v = qkv_RW.reshape(len(qkv_RW), width, 3, n_heads, -1).permute(2, 0, 3, 1, 4)
             out_RWC = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         outputs.append(out_RWC.reshape(n_experts, rows * width, channels))
     return torch.cat(outputs, dim=1)

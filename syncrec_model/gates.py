@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .batches import PackedSequences
+from .packing import PackedSequences
 
 
 class StepGate(nn.Module):

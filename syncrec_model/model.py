@@ -15,13 +15,14 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from .batches import CROSS, PackedSequences, TrainingBatch
+from .batches import TrainingBatch
 from .config import ModelConfig
 from .distributed import sum_over_ranks
 from .embedding import SharedEmbedding
 from .experts import ExpertStack
 from .gates import SequenceGate, StepGate
 from .mutual_information import MutualInformation
+from .packing import CROSS, PackedSequences
 from .prediction import family_losses
 from .towers import Towers
 from .transfer import LossCorrection, domain_sums, transfer_gap

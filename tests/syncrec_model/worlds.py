@@ -19,7 +19,8 @@ from reference_losses import Frozen, Result, State, step
 from reference_sequences import Event, Sequence, serving_sequences, training_sequences
 
 from syncrec_model import ModelConfig, SequenceSet, SyNCRec
-from syncrec_model.batches import PackedSequences, SequenceReader, TrainingBatch
+from syncrec_model.batches import SequenceReader, TrainingBatch
+from syncrec_model.packing import PackedSequences
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 

@@ -1,0 +1,134 @@
+"""Packed sequences: the real steps of many rows laid end to end, and where each lies in attention's rectangles.
+
+Shapes: R input rows, N packed tokens, S slots of the rectangles laid end to end, K experts, C channels, T steps.
+
+Work follows events: only the N real tokens pass embedding, gates and towers. The experts work on S slots, because
+attention needs rectangles: rows of similar length share one, right-padded, so that the causal mask also hides the
+padding (a real step only sees the real steps before it, and what a padded slot computes is never read).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[Any]
+CROSS = 0  # task code of the cross-domain sequence; the single task of domain d has code d
+_WASTE = 1 / 256  # padded slots that one rectangle may add, as a share of the batch's tokens
+
+
+class OnDevice:
+    """Moves every tensor of a record."""
+
+    def to(self, device: torch.device) -> Self:
+        """Return the record with its tensors on the device."""
+        moved = {
+            field.name: value.to(device)
+            for field in fields(self)  # type: ignore[arg-type]
+            if isinstance(value := getattr(self, field.name), Tensor | OnDevice)
+        }
+        return replace(self, **moved)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True)
+class PackedSequences(OnDevice):
+    """N tokens of R rows, rows ordered by task, each row oldest step first.
+
+    items_N: stacked item row, 0 where the token is [SOS]. tasks_N, tasks_R: task code. rows_N: row of the token.
+    columns_N: stored column of the input event ([SOS]: the column before the first event). positions_N: steps
+    before the row's newest token. last_R: the row's newest token. slots_N: where the token lies in the attention
+    rectangles, laid end to end; rectangles: (rows, width) of each. tokens_per_task, rows_per_task: [D + 1].
+    packed_is_slots: whether slots_N is 0..N-1 and nothing is padded.
+    """
+
+    items_N: Tensor
+    tasks_N: Tensor
+    rows_N: Tensor
+    columns_N: Tensor
+    positions_N: Tensor
+    tasks_R: Tensor
+    last_R: Tensor
+    slots_N: Tensor
+    rectangles: tuple[tuple[int, int], ...]
+    tokens_per_task: tuple[int, ...]
+    rows_per_task: tuple[int, ...]
+    packed_is_slots: bool
+
+    def into_slots(self, x_NC: Tensor) -> Tensor:
+        """Lay tokens into their slots, [S, C]; slots without a token are zero."""
+        if self.packed_is_slots:
+            return x_NC
+        n_slots = sum(rows * width for rows, width in self.rectangles)
+        return x_NC.new_zeros(n_slots, x_NC.shape[1]).index_copy(0, self.slots_N, x_NC)
+
+    def out_of_slots(self, x_KSC: Tensor) -> Tensor:
+        """Take tokens out of their slots, [K, N, C]."""
+        return x_KSC if self.packed_is_slots else x_KSC.index_select(1, self.slots_N)
+
+
+def pack(
+    items_RT: Array, first_R: Array, end_R: Array, sos_R: Array, tasks_R: Array, n_domains: int
+) -> tuple[PackedSequences, Array, Array]:
+    """Pack rows whose inputs are [SOS] (where sos_R) and the columns first_R to end_R - 1.
+
+    Rows must be ordered by task and hold at least one token. Returns the tokens and their (row, column).
+    """
+    lengths_R = end_R - first_R + sos_R
+    row_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
+    start_R = np.cumsum(lengths_R) - lengths_R
+    step_N = np.arange(len(row_N)) - start_R[row_N]
+    column_N = (first_R - sos_R)[row_N] + step_N
+    is_sos_N = sos_R[row_N] & (step_N == 0)
+    items_N = np.where(is_sos_N, 0, items_RT[row_N, np.maximum(column_N, 0)])
+    slots_R, rectangles = _rectangles(lengths_R)
+    tasks_N = tasks_R[row_N]
+    packed = PackedSequences(
+        items_N=tensor(items_N),
+        tasks_N=tensor(tasks_N),
+        rows_N=tensor(row_N),
+        columns_N=tensor(column_N),
+        positions_N=tensor(lengths_R[row_N] - 1 - step_N),
+        tasks_R=tensor(tasks_R),
+        last_R=tensor(start_R + lengths_R - 1),
+        slots_N=tensor(slots_R[row_N] + step_N),
+        rectangles=rectangles,
+        tokens_per_task=tuple(np.bincount(tasks_N, minlength=n_domains + 1).tolist()),
+        rows_per_task=tuple(np.bincount(tasks_R, minlength=n_domains + 1).tolist()),
+        packed_is_slots=bool((slots_R == start_R).all()) and sum(r * w for r, w in rectangles) == len(row_N),
+    )
+    return packed, row_N, column_N
+
+
+def _rectangles(lengths_R: Array) -> tuple[Array, tuple[tuple[int, int], ...]]:
+    """Group rows of similar length; return where each row starts and the (rows, width) of each group.
+
+    From the longest length down, a length joins the rectangle above it while that adds little padding.
+    """
+    order = np.argsort(-lengths_R, kind="stable")
+    widths, counts = np.unique(-lengths_R, return_counts=True)
+    allowed = _WASTE * lengths_R.sum()
+    rectangles: list[tuple[int, int]] = []
+    wasted = 0.0
+    for length, count in zip((-widths).tolist(), counts.tolist(), strict=True):
+        if rectangles:
+            rows, width = rectangles[-1]
+            wasted += count * (width - length)
+            if wasted <= allowed:
+                rectangles[-1] = (rows + count, width)
+                continue
+        rectangles.append((count, length))
+        wasted = 0.0
+    row_widths = np.repeat([width for _, width in rectangles], [rows for rows, _ in rectangles])
+    slots_R = np.empty(len(lengths_R), dtype=np.int64)
+    slots_R[order] = np.cumsum(row_widths) - row_widths
+    return slots_R, tuple(rectangles)
+
+
+def tensor(values: Array) -> Tensor:
+    """Return the values as an int64 tensor."""
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))
