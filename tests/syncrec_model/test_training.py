@@ -57,6 +57,10 @@ def test_reports_hold_every_figure_and_the_best_epoch_is_loaded(planted):
     assert figures["ntg_ndcg"] == pytest.approx(figures["cross.ndcg@10"] - figures["single.ndcg@10"])
     assert sum(f["lambda"] for f in seen[0].domains.values()) == pytest.approx(1, abs=1e-5)
     macro = [report.totals["macro.blend.ndcg@10"] for report in seen]
+    for report in seen:
+        by_domain = [of_domain["blend.ndcg@10"] for of_domain in report.domains.values()]
+        assert report.totals["min.blend.ndcg@10"] == min(by_domain) < max(by_domain)
+        assert report.totals["macro.blend.ndcg@10"] == pytest.approx(np.mean(by_domain))
     assert result.best_epoch == 1 + int(np.argmax(macro))
     ranked = rank_cases(model, valid)
     ndcg = [metrics(ranked.ranks["blend"][ranked.domain == d])["ndcg@10"] for d in (1, 2)]
