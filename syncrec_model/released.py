@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .batches import CROSS, PackedSequences, TrainingBatch
+from .batches import TrainingBatch
 from .config import ModelConfig
 from .distributed import sum_over_ranks
 from .model import Losses, SyNCRec
+from .packing import CROSS, PackedSequences
 from .released_parts import (
     START_SCALE,
     PartitionedGate,
