@@ -16,7 +16,6 @@ from worlds import TOLERANCE, World, laws, worlds
 from syncrec_model import Losses, Recommender, Vocabulary
 from syncrec_model.model import SyNCRec
 from syncrec_model.prediction import target_losses
-from syncrec_model.transfer import LossCorrection
 
 
 @pytest.mark.parametrize("kind", ["softmax", "pairwise", "bce"])
@@ -91,19 +90,13 @@ def test_lambda_recursion_over_several_steps(world: World):
         assert_state(world.model, state)
 
 
-@laws(40)
-@given(
-    world=worlds(),
-    gaps=st.lists(st.tuples(st.integers(-9, 9), st.integers(0, 3)), min_size=10, max_size=40),
-)
-def test_loss_correction(world: World, gaps: list[tuple[int, int]]):
-    """The weights of every kind after every step, whatever the gaps; bounded keeps its range and a mean of one."""
-    n_domains, correction = len(world.sizes), world.model.correction
-    assert isinstance(correction, LossCorrection)
+def check_correction(world: World, seed: int) -> None:
+    """The weights after each of several steps, with gaps large and small, and domains that have none."""
+    n_domains, correction, rng = len(world.sizes), world.model.correction, np.random.default_rng(seed)
     alpha, beta, state = correction.alpha.item(), correction.beta.item(), State.start(n_domains)
-    for start in range(0, len(gaps) - n_domains + 1, n_domains):
-        count_D = np.array([float(count) for _, count in gaps[start : start + n_domains]])
-        sum_D = np.array([float(gap) for gap, _ in gaps[start : start + n_domains]]) * (count_D > 0)
+    for _ in range(5):
+        count_D = rng.integers(0, 4, n_domains).astype(float)
+        sum_D = 5 * rng.normal(size=n_domains) * count_D
         weight_D = correction(torch.from_numpy(sum_D), torch.from_numpy(count_D))
         expected_D, state = reference_losses.corrected(world.config, alpha, beta, state, sum_D, count_D)
         np.testing.assert_allclose(weight_D.detach(), expected_D, **TOLERANCE)
@@ -112,6 +105,24 @@ def test_loss_correction(world: World, gaps: list[tuple[int, int]]):
             room = 1 - world.config.correction_floor
             assert abs(weight_D.mean().item() - 1) < 1e-12 and (weight_D - 1).abs().max() <= room + 1e-12
         assert weight_D.requires_grad == (world.config.correction == "paper")
+
+
+@laws(10)
+@given(worlds(correction="uniform"), st.integers(0, 99))
+def test_uniform_correction(world: World, seed: int):
+    check_correction(world, seed)
+
+
+@laws(20)
+@given(worlds(correction="paper"), st.integers(0, 99))
+def test_correction_of_the_paper(world: World, seed: int):
+    check_correction(world, seed)
+
+
+@laws(40)
+@given(worlds(correction="bounded"), st.integers(0, 99))
+def test_bounded_correction(world: World, seed: int):
+    check_correction(world, seed)
 
 
 def check_mutual_information(world: World) -> None:

@@ -5,6 +5,7 @@ Drawn by hypothesis, always the same ones: every run of the suite proves the sam
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -139,47 +140,48 @@ def assert_steps(packed: PackedSequences, values_N: torch.Tensor, expected: list
         np.testing.assert_allclose(ours, theirs, **TOLERANCE)
 
 
-@st.composite
-def configs(draw: Any, **fixed: Any) -> ModelConfig:
-    n_heads = draw(st.sampled_from([1, 2]))
-    channels = draw(st.sampled_from([c for c in (2, 3, 4, 5, 6, 8) if c % n_heads == 0 and c > n_heads]))
-    n_experts = draw(st.integers(2, 5))
+def random_config(rng: random.Random, **fixed: Any) -> ModelConfig:
+    n_experts, n_heads = rng.randint(2, 5), rng.choice([1, 2])
     values = {
-        "channels": channels,
+        "channels": n_heads * rng.randint(2, 8 // n_heads),
         "n_heads": n_heads,
         "n_experts": n_experts,
-        "n_cross_experts": draw(st.integers(1, n_experts - 1)),
-        "n_layers": draw(st.integers(1, 2)),
-        "ffn_multiplier": draw(st.integers(1, 3)),
-        "max_length": draw(st.integers(2, 8)),
+        "n_cross_experts": rng.randint(1, n_experts - 1),
+        "n_layers": rng.choice([1, 2]),
+        "ffn_multiplier": rng.randint(1, 3),
+        "max_length": rng.randint(2, 8),
         "dropout": 0.0,
-        "gate": draw(st.sampled_from(["step", "sequence"])),
-        "loss": draw(st.sampled_from(["softmax", "pairwise", "bce"])),
-        "correction": draw(st.sampled_from(["uniform", "paper", "bounded"])),
-        "correction_floor": draw(st.sampled_from([0.0, 0.25, 0.9])),
-        "correction_momentum": draw(st.sampled_from([0.0, 0.5, 0.9])),
-        "temperature": draw(st.sampled_from([0.2, 1.0, 3.0])),
-        "mim": draw(st.sampled_from([True, True, True, False])),
-        "mim_score": draw(st.sampled_from(["sigmoid", "cosine"])),
-        "mim_others_only": draw(st.booleans()),
-        "stop_gradient": draw(st.booleans()),
-        "eta": draw(st.sampled_from([0.3, 0.9])),
+        "gate": rng.choice(["step", "sequence"]),
+        "loss": rng.choice(["softmax", "pairwise", "bce"]),
+        "correction": rng.choice(["uniform", "paper", "bounded"]),
+        "correction_floor": rng.choice([0.0, 0.25, 0.9]),
+        "correction_momentum": rng.choice([0.0, 0.5, 0.9]),
+        "temperature": rng.choice([0.2, 1.0, 3.0]),
+        "mim": rng.random() < 0.8,
+        "mim_score": rng.choice(["sigmoid", "cosine"]),
+        "mim_others_only": rng.choice([True, False]),
+        "stop_gradient": rng.choice([True, False]),
+        "eta": rng.choice([0.3, 0.9]),
     }
     return ModelConfig(**{**values, **fixed})
 
 
 @st.composite
 def worlds(draw: Any, domains: tuple[int, ...] = (1, 2, 3, 10), min_users: int = 1, **fixed: Any) -> World:
-    """Users of every kind: none, one or more events than the window holds, without some domain, ties in time."""
-    config = draw(configs(**fixed))
-    n_domains = draw(st.sampled_from(domains))
+    """Users of every kind: none, one or more events than the window holds, without some domain, ties in time.
+
+    Hypothesis gives the seed alone: left to choose the shapes it mostly takes the smallest.
+    """
+    seed = draw(st.integers(0, 2**32 - 1))
+    rng = random.Random(seed)
+    config, n_domains = random_config(rng, **fixed), rng.choice(domains)
     largest = 2 if config.loss != "softmax" else 5  # two items leave one negative: nothing is left to chance
-    sizes = tuple(draw(st.integers(1, largest)) for _ in range(n_domains))
-    window = draw(st.integers(2, config.max_length))
-    n_users, seed = draw(st.integers(min_users, 5)), draw(st.integers(0, 2**20))
-    empty_domain = draw(st.sampled_from([0, n_domains])) if n_domains > 1 else 0
-    lengths = [draw(st.sampled_from([1, 2, window, window + 1, 2 * window + 3])) for _ in range(n_users)]
-    lengths[1:] = [draw(st.sampled_from([length, length, 0])) for length in lengths[1:]]
+    sizes = tuple(rng.randint(1, largest) for _ in range(n_domains))
+    window = rng.choice([config.max_length, rng.randint(2, config.max_length)])
+    n_users = rng.randint(min_users, 5)
+    empty_domain = rng.choice([0, n_domains]) if n_domains > 1 else 0
+    lengths = [rng.choice([1, 2, window, window + 1, 2 * window]) for _ in range(n_users)]
+    lengths[1:] = [rng.choice([length, length, length, 0]) for length in lengths[1:]]
     return World(config, sizes, n_users, window, random_log(lengths, sizes, empty_domain, seed), seed)
 
 
