@@ -85,6 +85,9 @@ class ModelConfig(_Record):
     gate: "step" mixes experts per step and is causal; "sequence" is the paper's gate over the whole window,
     which looks ahead at future steps of the window in training (use it to reproduce, not to serve): see `causal`.
     loss: "softmax" over the target's domain; "pairwise" is the paper's; "bce" the released code's.
+    full_softmax_items: a domain with more items takes the sampled softmax, over the target and sampled_negatives
+    items of the domain, drawn once a batch by popularity and corrected by logQ; the item table then learns by
+    rows (optimizer.py). Both are for loss = "softmax".
     correction: what multiplies each domain's cross loss. "uniform": 1. "bounded": lambda scaled to mean 1, fed
     with the smoothed gap of the steps before, drawn towards 1 until all lie in
     [correction_floor, 2 - correction_floor].
@@ -105,6 +108,8 @@ class ModelConfig(_Record):
     dropout: float = 0.2
     gate: str = "step"
     loss: str = "softmax"
+    full_softmax_items: int = 50_000
+    sampled_negatives: int = 4096
     correction: str = "uniform"
     correction_floor: float = 0.5
     correction_momentum: float = 0.9
@@ -126,6 +131,8 @@ class ModelConfig(_Record):
 
     def __post_init__(self) -> None:
         for name in ("channels", "max_length", "n_experts", "n_layers", "n_heads", "ffn_multiplier"):
+            self._whole(name, 1)
+        for name in ("full_softmax_items", "sampled_negatives"):
             self._whole(name, 1)
         self._whole("n_cross_experts", 0, self.n_experts)
         self._real("dropout", 0.0, 0.95)
@@ -152,6 +159,15 @@ class ModelConfig(_Record):
                 "n_cross_experts",
                 f"with stop_gradient each side needs an expert of its own: give 1 to n_experts - 1 "
                 f"({self.n_experts - 1}), or set stop_gradient = false",
+            )
+        for name in ("full_softmax_items", "sampled_negatives"):
+            if self.loss != "softmax" and getattr(self, name) != getattr(type(self), name):
+                raise self._refuse(name, f'only loss = "softmax" reads it, and loss is {self.loss!r}; leave it out')
+        if self.sampled_negatives > self.full_softmax_items:
+            raise self._refuse(
+                "sampled_negatives",
+                f"a domain of full_softmax_items ({self.full_softmax_items}) or fewer items is never sampled; "
+                "give at most that many negatives",
             )
         if self.mim and self.eta == 1:
             raise self._refuse("eta", "SC-MIM would have no weight; give eta below 1 or set mim = false")

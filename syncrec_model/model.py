@@ -24,6 +24,7 @@ from .gates import SequenceGate, StepGate
 from .mutual_information import MutualInformation
 from .packing import CROSS, PackedSequences
 from .prediction import family_losses
+from .sampling import NegativeSampler
 from .towers import Towers
 from .transfer import LossCorrection, domain_sums, transfer_gap
 
@@ -73,6 +74,7 @@ class SyNCRec(nn.Module):
         self.towers = Towers(tasks, c.channels, c.ffn_multiplier, c.dropout)
         self.correction = LossCorrection(len(domains), c)
         self.mutual_information = MutualInformation(c) if c.mim else None
+        self.embedding.row_gradients = bool(self.negative_sampler.sampled)
 
     def _describe(self, config: ModelConfig, domains: Sequence[str], n_items: Sequence[int]) -> None:
         """Check and keep what every architecture knows about itself."""
@@ -86,6 +88,8 @@ class SyNCRec(nn.Module):
         self.config = config
         self.domains = tuple(domains)
         self.n_items = tuple(int(count) for count in n_items)
+        full = config.full_softmax_items if config.loss == "softmax" else max(n_items)
+        self.negative_sampler = NegativeSampler(self.n_items, full, config.sampled_negatives)
         self.register_buffer("blend_D", torch.full((len(domains),), 0.5))
         self.register_buffer("n_items_D1", torch.tensor([0, *self.n_items]), persistent=False)
 
@@ -116,7 +120,7 @@ class SyNCRec(nn.Module):
     def views(self, packed: PackedSequences) -> Tensor:
         """Return Y of every token: Y_cross where the rows are cross sequences, else Y^d_single, [N, C]."""
         if not len(packed.items_N):  # a rank without users in the last batch still joins the others' sums
-            return self.embedding.items_VC[:0]
+            return self.embedding.positions_TC[:0]
         learning = "cross" if packed.tokens_per_task[CROSS] else "single"
         return cast(Tensor, self.towers(self.mixture(packed, learning=learning), packed.tokens_per_task))
 
@@ -143,8 +147,9 @@ class SyNCRec(nn.Module):
         """
         y_cross_NC, y_single_NC = self.views(batch.cross), self.views(batch.single)
         cross_N, single_N = family_losses(
-            self.config.loss, y_cross_NC, y_single_NC, self.embedding.tables(), batch, self.n_items_D1
-        )
+            self.config.loss, y_cross_NC, y_single_NC, self.embedding.domain_tables(), batch, self.n_items_D1,
+            self.negative_sampler,
+        )  # fmt: skip
         n_domains = len(self.domains)
         cross_sum_D = domain_sums(cross_N, batch.cross_domains_N, n_domains)
         single_sum_D = domain_sums(single_N, batch.single_domains_N, n_domains)

@@ -1,10 +1,12 @@
 """Section 4: prediction losses, one value per target.
 
-Shapes: N targets of one domain, V items of that domain, C channels, R rows,
+Shapes: N targets of one domain, V items of that domain, S negatives drawn for it, C channels, R rows,
 D1 = D + 1 domain codes (0 is none).
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,22 +14,55 @@ from torch.nn import functional as F
 
 from .batches import TrainingBatch
 from .draws import event_draws
+from .embedding import DomainTable
+from .partition import in_one_tile, log_partition
+from .sampling import Negatives, NegativeSampler
 
 
-def target_losses(kind: str, y_NC: Tensor, table_VC: Tensor, target_N: Tensor, negative_N: Tensor) -> Tensor:
+def target_losses(
+    kind: str, y_NC: Tensor, table: Tensor | DomainTable, target_N: Tensor, negative_N: Tensor
+) -> Tensor:
     """Return l of each target. target_N, negative_N: 1-based index of the item inside the domain.
 
     softmax: cross-entropy over all V items of the domain (negative_N is not used).
     pairwise: -log sigmoid(P(x+) - P(x-)) with P = sigmoid(score), the paper's.
     bce: -log P(x+) - log(1 - P(x-)), the released code's.
     """
+    table = _as_table(table)
     if kind == "softmax":
-        return F.cross_entropy(y_NC @ table_VC.T, target_N - 1, reduction="none")
-    positive_N = (y_NC * F.embedding(target_N - 1, table_VC)).sum(-1)
-    chosen_N = (y_NC * F.embedding(negative_N - 1, table_VC)).sum(-1)
+        if in_one_tile(y_NC, table.n_items):
+            return F.cross_entropy(y_NC @ table.all().T, target_N - 1, reduction="none")
+        return log_partition(y_NC, table.all()) - target_scores(y_NC, table, target_N)
+    positive_N, chosen_N = target_scores(y_NC, table, target_N), target_scores(y_NC, table, negative_N)
     if kind == "pairwise":
         return -F.logsigmoid(torch.sigmoid(positive_N) - torch.sigmoid(chosen_N))
     return -F.logsigmoid(positive_N) - F.logsigmoid(-chosen_N)
+
+
+def sampled_losses(y_NC: Tensor, table: Tensor | DomainTable, target_N: Tensor, negatives: Negatives) -> Tensor:
+    """Return the cross-entropy of each target among itself and the negatives of the batch.
+
+    -s+ + log(exp(s+) + sum over drawn items i other than the target of exp(s_i) / E[times i is drawn]): the sum in
+    the logarithm is on average that of the full softmax. The target needs no correction: it is always there.
+    """
+    table = _as_table(table)
+    items_S, log_count_S = negatives
+    place_N = torch.searchsorted(items_S, target_N)
+    places_N2 = torch.stack([place_N, place_N + 1], 1)
+    is_target_N2 = items_S[places_N2.clamp(max=len(items_S) - 1)] == target_N[:, None]
+    left_out_N2 = torch.where(is_target_N2 & (places_N2 < len(items_S)), places_N2, -1)
+    others_N = log_partition(y_NC, table.take(items_S), log_count_S, left_out_N2)
+    score_N = target_scores(y_NC, table, target_N).to(others_N.dtype)
+    return torch.logaddexp(others_N, score_N) - score_N
+
+
+def target_scores(y_NC: Tensor, table: DomainTable, item_N: Tensor) -> Tensor:
+    """Return s = y . M(x) of one item per target, [N]."""
+    return (y_NC * table.take(item_N)).sum(-1)
+
+
+def _as_table(table: Tensor | DomainTable) -> DomainTable:
+    return DomainTable(table, 0, len(table)) if isinstance(table, Tensor) else table
 
 
 def uniform_negatives(
@@ -61,11 +96,15 @@ def family_losses(
     kind: str,
     y_cross_NC: Tensor,
     y_single_NC: Tensor,
-    tables: tuple[Tensor, ...],
+    tables: Sequence[Tensor | DomainTable],
     batch: TrainingBatch,
     n_items_D1: Tensor,
+    sampler: NegativeSampler | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Return the losses of all cross targets and of all single targets; shared events share their negative."""
+    """Return the losses of all cross targets and of all single targets; shared events share their negatives.
+
+    sampler: for softmax, which domains are sampled; None: all are full.
+    """
     cross_negative_N = single_negative_N = torch.zeros(0, dtype=torch.int64, device=y_cross_NC.device)
     if kind != "softmax":
         cross_draw_N, single_draw_N = target_draws(batch)
@@ -75,7 +114,7 @@ def family_losses(
         single_negative_N = torch.where(shared_N >= 0, cross_negative_N[shared_N.clamp(min=0)], own_N)
     cross_index, losses, split = [], [], []
     single_start = 0
-    for domain, table_VC in enumerate(tables, start=1):
+    for domain, table in enumerate(tables, start=1):
         index_n = torch.nonzero(batch.cross_domains_N == domain).squeeze(1)
         n_single = batch.single.tokens_per_task[domain]
         part = slice(single_start, single_start + n_single)
@@ -85,7 +124,11 @@ def family_losses(
         negative_n = target_n
         if kind != "softmax":
             negative_n = torch.cat([cross_negative_N[index_n], single_negative_N[part]])
-        losses.append(target_losses(kind, y_nC, table_VC, target_n, negative_n))
+        negatives = sampler.draw(domain, batch.seed) if sampler is not None and kind == "softmax" else None
+        if negatives is not None:
+            losses.append(sampled_losses(y_nC, table, target_n, negatives))
+        else:
+            losses.append(target_losses(kind, y_nC, table, target_n, negative_n))
         cross_index.append(index_n)
         split += [len(index_n), n_single]
     parts = torch.split(torch.cat(losses), split)

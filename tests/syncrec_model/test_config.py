@@ -22,6 +22,9 @@ from syncrec_model import ModelConfig, TrainingConfig
         ({"mim": "yes"}, "true or false"),
         ({"max_length": 1}, "at least 2"),
         ({"temperature": 0.0}, "above 0"),
+        ({"loss": "pairwise", "sampled_negatives": 64}, 'only loss = "softmax" reads it'),
+        ({"full_softmax_items": 100}, "never sampled"),
+        ({"sampled_negatives": 0}, "at least 1"),
     ],
 )
 def test_impossible_model_is_refused(values, says):
