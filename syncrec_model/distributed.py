@@ -85,10 +85,19 @@ def gather_rows(*tensors: Tensor) -> tuple[list[Tensor], int]:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Replace every gradient by its sum over ranks; a parameter that no rank used keeps None."""
+    """Replace every gradient by its sum over ranks; a parameter that no rank used keeps None.
+
+    A gradient that is sparse on any rank must be sparse or None on all: its rows travel, not the table.
+    """
     if world_size() == 1:
         return
     learning = [parameter for parameter in parameters if parameter.requires_grad]
+    sparse = [parameter.grad is not None and parameter.grad.is_sparse for parameter in learning]
+    by_rows = sum_over_ranks(torch.tensor(sparse, dtype=torch.float32, device=learning[0].device)).tolist()
+    for parameter, rows in zip(learning, by_rows, strict=True):
+        if rows:
+            _sum_rows(parameter)
+    learning = [parameter for parameter, rows in zip(learning, by_rows, strict=True) if not rows]
     own = [parameter.grad for parameter in learning]
     used = torch.tensor([float(grad is not None) for grad in own], device=learning[0].device)
     parts = [
@@ -99,6 +108,17 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     *gradients, used = torch.split(sums, [*sizes, len(parts)])
     for parameter, gradient, is_used in zip(learning, gradients, used.tolist(), strict=True):
         parameter.grad = gradient.view_as(parameter) if is_used else None
+
+
+def _sum_rows(parameter: nn.Parameter) -> None:
+    """Replace a sparse gradient by its sum over ranks, one entry a row."""
+    index = torch.zeros(0, dtype=torch.int64, device=parameter.device)
+    values = parameter.new_zeros(0, *parameter.shape[1:])
+    if parameter.grad is not None:
+        own = parameter.grad.coalesce()
+        index, values = own.indices()[0], own.values()
+    (values, index), _ = gather_rows(values, index)
+    parameter.grad = torch.sparse_coo_tensor(index[None], values.detach(), parameter.shape, check_invariants=False).coalesce()
 
 
 def copy_from_first_rank(tensors: Iterable[Tensor]) -> None:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from .data import SequenceSet
 from .draws import event_draws
 
 _POWER = 0.75  # of popularity; word2vec's, between uniform (0) and the log itself (1)
@@ -110,10 +111,9 @@ def expected_counts(weight_V: NDArray[np.float64], n_negatives: int) -> NDArray[
     return np.asarray(expected_V, dtype=np.float64)
 
 
-def item_counts(items_E: ArrayLike, domains_E: ArrayLike, n_items: Sequence[int]) -> list[NDArray[np.int64]]:
-    """Return how often each item occurs among events given as (1-based item, domain code), per domain [V_d]."""
-    items_E, domains_E = np.asarray(items_E), np.asarray(domains_E)
+def item_counts(data: SequenceSet) -> list[NDArray[np.int64]]:
+    """Return how many of the set's stored events each item has, per domain [V_d]."""
     return [
-        np.bincount(items_E[domains_E == code], minlength=count + 1)[1:]
-        for code, count in enumerate(n_items, start=1)
+        np.bincount(data.single_items_NT[data.single_domains_N == code].ravel(), minlength=n_items + 1)[1:]
+        for code, n_items in enumerate(data.n_items, start=1)
     ]

@@ -37,8 +37,10 @@ from .data import SequenceSet
 from .distributed import copy_from_first_rank, from_first_rank, rank, sum_gradients, world_size
 from .machine import choose_device, compiled, deterministic_algorithms, threads
 from .model import Losses, SyNCRec
+from .optimizer import RowAdamW, clip_gradients
 from .progress import ProgressBar
 from .reports import CHOSEN_BY, EpochReport, EpochSums, validation_figures
+from .sampling import item_counts
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,8 @@ class TrainingRun:
         self.has_cases = valid is not None and bool(valid.cross_targets_UT.any())
         self.users = np.flatnonzero(train.cross_lengths_U > 0)
         self.steps_per_epoch = -(-len(self.users) // config.batch_size)
-        self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
-        )
+        model.negative_sampler.set_popularity(item_counts(train))
+        self.optimizer = RowAdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.fingerprint = fingerprint_of(model.config, config, train, valid)
         self.epochs: list[EpochReport] = []
         self.best_epoch = 0
@@ -206,7 +207,7 @@ class TrainingRun:
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
         sum_gradients(self.model.parameters())
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        norm = clip_gradients(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
         return losses, norm
 

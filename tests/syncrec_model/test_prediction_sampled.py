@@ -262,7 +262,7 @@ def test_popularity_is_no_part_of_the_state():
 
 def test_counts_of_a_set_by_loops():
     data = random_set(4)
-    counts = item_counts(data.single_items_NT, data.single_domains_N[:, None] + 0 * data.single_items_NT, N_ITEMS)
+    counts = item_counts(data)
     for code, count in enumerate(N_ITEMS, start=1):
         rows = data.single_items_NT[data.single_domains_N == code]
         assert counts[code - 1].tolist() == [int((rows == item).sum()) for item in range(1, count + 1)]
