@@ -118,7 +118,9 @@ def _sum_rows(parameter: nn.Parameter) -> None:
         own = parameter.grad.coalesce()
         index, values = own.indices()[0], own.values()
     (values, index), _ = gather_rows(values, index)
-    parameter.grad = torch.sparse_coo_tensor(index[None], values.detach(), parameter.shape, check_invariants=False).coalesce()
+    parameter.grad = torch.sparse_coo_tensor(
+        index[None], values.detach(), parameter.shape, check_invariants=False
+    ).coalesce()
 
 
 def copy_from_first_rank(tensors: Iterable[Tensor]) -> None:

@@ -1,6 +1,6 @@
 """Section 4 for large domains: which items of a domain are the negatives of a sampled softmax.
 
-Shapes: V items of one domain, S negatives of one domain and batch.
+Shapes: V items of one domain, S negatives of one domain and batch; of a SequenceSet N rows, T steps.
 
 One draw per domain and batch serves all its targets, of the cross and of the single task: phi then compares the
 same event with the same negatives. Items that are expected more than once are always in, once; the rest of the

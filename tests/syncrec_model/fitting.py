@@ -34,6 +34,8 @@ SETTINGS = {
     )
     for correction in ("uniform", "bounded", "paper")
 }
+# 7, 5 and 9 items: the first and the last domain are sampled, and the table learns by rows.
+SETTINGS["sampled softmax"] = {"loss": "softmax", "full_softmax_items": 6, "sampled_negatives": 4}
 INTERRUPTED: dict[str, Any] = {"epochs": 3, "dropout": 0.2, "loss": "bce", "correction": "bounded"}
 
 
