@@ -1,6 +1,7 @@
 """What the released research code computes (architecture "released"), with SyNCRec's interface, for comparison.
 
-Shapes: B rows, T steps of the window, C channels, K experts, D domains, N packed tokens, R packed rows.
+Shapes: B rows, T steps of the window, C channels, K experts, J and S of them of the cross and the single family,
+D domains, V items of all domains, N packed tokens, R packed rows.
 """
 
 from __future__ import annotations

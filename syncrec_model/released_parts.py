@@ -1,7 +1,7 @@
 """The layers of the released research code's model (released.py), each written anew from what that code computes.
 
 Shapes: B rows, T steps of the window, C channels, K experts, J and S of them of the cross and the single family,
-D domains, H heads, L = C / H, W items of a row.
+D domains, H heads, L = C / H, W items of a row, V items of all domains, X = T C.
 """
 
 from __future__ import annotations
