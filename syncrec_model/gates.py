@@ -43,16 +43,18 @@ class SequenceGate(nn.Module):
 
     def forward(self, e_NC: Tensor, packed: PackedSequences) -> Tensor:
         """Return the mixture of every token (its row's), [N, K]."""
-        n_experts = self.weight_DTKC.shape[2]
-        logits_RK = e_NC.new_zeros(len(packed.last_R), n_experts)
-        start = 0
-        for task, count in enumerate(packed.tokens_per_task):
-            if count == 0:
+        logits, start, first_row = [], 0, 0
+        for task, (n_tokens, n_rows) in enumerate(
+            zip(packed.tokens_per_task, packed.rows_per_task, strict=True)
+        ):
+            if n_tokens == 0:
                 continue
-            part = slice(start, start + count)
-            every_nTK = torch.einsum("nc,tkc->ntk", e_NC[part], self.weight_DTKC[task])
-            position_n1K = packed.positions_N[part, None, None].expand(-1, 1, n_experts)
-            own_nK = every_nTK.gather(1, position_n1K).squeeze(1)
-            logits_RK = logits_RK.index_add(0, packed.rows_N[part], own_nK.to(logits_RK.dtype))
-            start += count
+            part = slice(start, start + n_tokens)
+            position_n, row_n = packed.positions_N[part], packed.rows_N[part] - first_row
+            width = int(position_n.max()) + 1
+            flat_RI = e_NC.new_zeros(n_rows * width, e_NC.shape[1])
+            flat_RI = flat_RI.index_copy(0, row_n * width + position_n, e_NC[part]).reshape(n_rows, -1)
+            logits.append(flat_RI @ self.weight_DTKC[task, :width].transpose(1, 2).flatten(0, 1).to(flat_RI.dtype))
+            start, first_row = start + n_tokens, first_row + n_rows
+        logits_RK = torch.cat(logits)
         return logits_RK.softmax(dim=-1).index_select(0, packed.rows_N)
