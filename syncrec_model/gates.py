@@ -1,6 +1,6 @@
 """Section 3: gates g^c and g^d, one per task, a softmax over all K experts.
 
-Shapes: N packed tokens, R rows, T steps, C channels, K experts, D1 = D + 1 tasks.
+Shapes: N packed tokens, R rows, T steps, C channels, I = steps x channels laid end to end, K experts, D1 = D + 1 tasks.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class SequenceGate(nn.Module):
     def forward(self, e_NC: Tensor, packed: PackedSequences) -> Tensor:
         """Return the mixture of every token (its row's), [N, K]."""
         logits, start, first_row = [], 0, 0
-        for task, (n_tokens, n_rows) in enumerate(
-            zip(packed.tokens_per_task, packed.rows_per_task, strict=True)
-        ):
+        for task, (n_tokens, n_rows) in enumerate(zip(packed.tokens_per_task, packed.rows_per_task, strict=True)):
             if n_tokens == 0:
                 continue
             part = slice(start, start + n_tokens)

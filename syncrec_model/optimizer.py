@@ -72,7 +72,11 @@ def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     """
     learning = [parameter for parameter in parameters if parameter.grad is not None]
     if not any(parameter.grad.is_sparse for parameter in learning if parameter.grad is not None):
-        return torch.nn.utils.clip_grad_norm_(learning, max_norm)
+        gradients = [parameter.grad for parameter in learning if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if norm.device.type != "cpu" or not norm <= max_norm:  # one pass less where there is nothing to clip
+            torch.nn.utils.clip_grads_with_norm_(learning, max_norm, norm)
+        return norm
     values = []
     for parameter in learning:
         gradient = parameter.grad

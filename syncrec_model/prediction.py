@@ -7,6 +7,7 @@ D1 = D + 1 domain codes (0 is none).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,24 +20,23 @@ from .partition import in_one_tile, log_partition
 from .sampling import Negatives, NegativeSampler
 
 
-def target_losses(
-    kind: str, y_NC: Tensor, table: Tensor | DomainTable, target_N: Tensor, negative_N: Tensor
-) -> Tensor:
-    """Return l of each target. target_N, negative_N: 1-based index of the item inside the domain.
+def softmax_losses(y_NC: Tensor, table: Tensor | DomainTable, target_N: Tensor) -> Tensor:
+    """Return the cross-entropy of each target over all V items of its domain. target_N: 1-based index inside it."""
+    table = _as_table(table)
+    if in_one_tile(y_NC, table.n_items):
+        return F.cross_entropy(y_NC @ table.all().T, target_N - 1, reduction="none")
+    return log_partition(y_NC, table.all()) - target_scores(y_NC, table, target_N)
 
-    softmax: cross-entropy over all V items of the domain (negative_N is not used).
-    pairwise: -log sigmoid(P(x+) - P(x-)) with P = sigmoid(score), the paper's.
+
+def pair_losses(kind: str, positive_N: Tensor, negative_N: Tensor) -> Tensor:
+    """Return the loss of each target from its own score s+ and that of one negative, s-.
+
+    pairwise: -log sigmoid(P(x+) - P(x-)) with P = sigmoid(s), the paper's.
     bce: -log P(x+) - log(1 - P(x-)), the released code's.
     """
-    table = _as_table(table)
-    if kind == "softmax":
-        if in_one_tile(y_NC, table.n_items):
-            return F.cross_entropy(y_NC @ table.all().T, target_N - 1, reduction="none")
-        return log_partition(y_NC, table.all()) - target_scores(y_NC, table, target_N)
-    positive_N, chosen_N = target_scores(y_NC, table, target_N), target_scores(y_NC, table, negative_N)
     if kind == "pairwise":
-        return -F.logsigmoid(torch.sigmoid(positive_N) - torch.sigmoid(chosen_N))
-    return -F.logsigmoid(positive_N) - F.logsigmoid(-chosen_N)
+        return -F.logsigmoid(torch.sigmoid(positive_N) - torch.sigmoid(negative_N))
+    return -F.logsigmoid(positive_N) - F.logsigmoid(-negative_N)
 
 
 def sampled_losses(y_NC: Tensor, table: Tensor | DomainTable, target_N: Tensor, negatives: Negatives) -> Tensor:
@@ -96,7 +96,7 @@ def family_losses(
     kind: str,
     y_cross_NC: Tensor,
     y_single_NC: Tensor,
-    tables: Sequence[Tensor | DomainTable],
+    tables: Sequence[DomainTable],
     batch: TrainingBatch,
     n_items_D1: Tensor,
     sampler: NegativeSampler | None = None,
@@ -105,13 +105,8 @@ def family_losses(
 
     sampler: for softmax, which domains are sampled; None: all are full.
     """
-    cross_negative_N = single_negative_N = torch.zeros(0, dtype=torch.int64, device=y_cross_NC.device)
     if kind != "softmax":
-        cross_draw_N, single_draw_N = target_draws(batch)
-        cross_negative_N = uniform_negatives(batch.cross_targets_N, batch.cross_domains_N, n_items_D1, cross_draw_N)
-        own_N = uniform_negatives(batch.single_targets_N, batch.single_domains_N, n_items_D1, single_draw_N)
-        shared_N = batch.shared_N
-        single_negative_N = torch.where(shared_N >= 0, cross_negative_N[shared_N.clamp(min=0)], own_N)
+        return _pair_family_losses(kind, y_cross_NC, y_single_NC, tables, batch, n_items_D1)
     cross_index, losses, split = [], [], []
     single_start = 0
     for domain, table in enumerate(tables, start=1):
@@ -121,17 +116,39 @@ def family_losses(
         single_start += n_single
         y_nC = torch.cat([y_cross_NC[index_n], y_single_NC[part]])
         target_n = torch.cat([batch.cross_targets_N[index_n], batch.single_targets_N[part]])
-        negative_n = target_n
-        if kind != "softmax":
-            negative_n = torch.cat([cross_negative_N[index_n], single_negative_N[part]])
-        negatives = sampler.draw(domain, batch.seed) if sampler is not None and kind == "softmax" else None
+        negatives = sampler.draw(domain, batch.seed) if sampler is not None else None
         if negatives is not None:
             losses.append(sampled_losses(y_nC, table, target_n, negatives))
         else:
-            losses.append(target_losses(kind, y_nC, table, target_n, negative_n))
+            losses.append(softmax_losses(y_nC, table, target_n))
         cross_index.append(index_n)
         split += [len(index_n), n_single]
     parts = torch.split(torch.cat(losses), split)
     in_domain_order_N = torch.cat(parts[0::2])
     cross_loss_N = torch.zeros_like(in_domain_order_N).index_copy(0, torch.cat(cross_index), in_domain_order_N)
     return cross_loss_N, torch.cat(parts[1::2])
+
+
+def _pair_family_losses(
+    kind: str,
+    y_cross_NC: Tensor,
+    y_single_NC: Tensor,
+    tables: Sequence[DomainTable],
+    batch: TrainingBatch,
+    n_items_D1: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """As family_losses, with one negative a target: all rows of the table in one look-up, hence one gradient."""
+    cross_draw_N, single_draw_N = target_draws(batch)
+    cross_negative_N = uniform_negatives(batch.cross_targets_N, batch.cross_domains_N, n_items_D1, cross_draw_N)
+    own_N = uniform_negatives(batch.single_targets_N, batch.single_domains_N, n_items_D1, single_draw_N)
+    shared_N = batch.shared_N
+    single_negative_N = torch.where(shared_N >= 0, cross_negative_N[shared_N.clamp(min=0)], own_N)
+    starts_D1 = torch.tensor([0, *(table.start - 1 for table in tables)], device=y_cross_NC.device)
+    start_N = starts_D1[torch.cat([batch.cross_domains_N, batch.single_domains_N])]
+    positive_N = torch.cat([batch.cross_targets_N, batch.single_targets_N]) + start_N
+    negative_N = torch.cat([cross_negative_N, single_negative_N]) + start_N
+    rows_2NC = replace(tables[0], start=1).take(torch.stack([positive_N, negative_N]))
+    scores_2N = (torch.cat([y_cross_NC, y_single_NC]) * rows_2NC).sum(-1)
+    loss_N = pair_losses(kind, scores_2N[0], scores_2N[1])
+    cross_loss_N, single_loss_N = torch.split(loss_N, [len(y_cross_NC), len(y_single_NC)])
+    return cross_loss_N, single_loss_N

@@ -15,7 +15,7 @@ from worlds import TOLERANCE, World, laws, worlds
 
 from syncrec_model import Losses, Recommender, Vocabulary
 from syncrec_model.model import SyNCRec
-from syncrec_model.prediction import target_losses
+from syncrec_model.prediction import pair_losses, softmax_losses
 
 
 @pytest.mark.parametrize("kind", ["softmax", "pairwise", "bce"])
@@ -23,7 +23,11 @@ def test_each_prediction_loss_with_given_negatives(kind: str):
     rng = np.random.default_rng(0)
     y_NC, table_VC = rng.normal(size=(40, 4)), rng.normal(size=(9, 4))
     target_N, negative_N = rng.integers(1, 10, 40), rng.integers(1, 10, 40)
-    found_N = target_losses(kind, *(torch.from_numpy(a) for a in (y_NC, table_VC, target_N, negative_N)))
+    if kind == "softmax":
+        found_N = softmax_losses(*(torch.from_numpy(a) for a in (y_NC, table_VC, target_N)))
+    else:
+        pair = ((y_NC * table_VC[item_N - 1]).sum(1) for item_N in (target_N, negative_N))
+        found_N = pair_losses(kind, *(torch.from_numpy(scores_N) for scores_N in pair))
     for n in range(40):
         scores = np.array([y_NC[n] @ row for row in table_VC])
         expected = reference_losses.target_loss(kind, scores, target_N[n], negative_N[n])

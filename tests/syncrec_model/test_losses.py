@@ -23,7 +23,7 @@ def test_shared_targets_get_the_same_negative():
     same = torch.ones(1, 8, dtype=torch.float64)
     cross, single = family_losses(
         "pairwise", same.expand(len(batch.cross_targets_N), -1), same.expand(len(batch.single_targets_N), -1),
-        model.embedding.tables(), batch, model.n_items_D1,
+        model.embedding.domain_tables(), batch, model.n_items_D1,
     )  # fmt: skip
     both = batch.shared_N >= 0
     assert both.sum() > 20 and torch.equal(single[both], cross[batch.shared_N[both]])

@@ -14,7 +14,7 @@ from small_models import N_ITEMS, random_set, small_model
 from syncrec_model import partition
 from syncrec_model.batches import SequenceReader
 from syncrec_model.partition import log_partition
-from syncrec_model.prediction import family_losses, sampled_losses, target_losses
+from syncrec_model.prediction import family_losses, sampled_losses, softmax_losses
 from syncrec_model.sampling import Negatives, NegativeSampler, expected_counts, item_counts
 
 
@@ -86,7 +86,7 @@ def test_tiled_full_softmax_is_the_plain_one(tiny_tiles):
         if plain:
             loss_N = torch.nn.functional.cross_entropy(y_NC @ table_VC.T, target_N - 1, reduction="none")
         else:
-            loss_N = target_losses("softmax", y_NC, table_VC, target_N, target_N)
+            loss_N = softmax_losses(y_NC, table_VC, target_N)
         (loss_N * torch.arange(1.0, 8.0)).sum().backward()
         results.append([value.detach().numpy() for value in (loss_N, y_NC.grad, table_VC.grad)])
     for one, two in zip(*results, strict=True):
@@ -122,7 +122,7 @@ def test_the_draw_estimates_the_full_sum_without_bias(power, n_negatives):
         items, log_count = sampler.draw(1, torch.tensor(seed))
         loss = sampled_losses(*tensors(y, table, target), Negatives(items, log_count))
         sums.append(np.exp(loss.numpy()))  # (exp(s+) + estimate) / exp(s+)
-    full = np.exp(target_losses("softmax", *tensors(y, table, target, target)).numpy())
+    full = np.exp(softmax_losses(*tensors(y, table, target)).numpy())
     error = np.std(sums, axis=0) / np.sqrt(len(sums))
     assert (np.abs(np.mean(sums, axis=0) - full) < 4 * error + 1e-9).all()
 
@@ -135,7 +135,7 @@ def test_gradient_comes_closer_to_the_full_one_with_more_negatives():
         loss_of(y_NC, table_VC, torch.from_numpy(target)).mean().backward()
         return table_VC.grad.numpy()
 
-    full = gradient(lambda y, m, t: target_losses("softmax", y, m, t, t))
+    full = gradient(lambda y, m, t: softmax_losses(y, m, t))
     errors = []
     for n_negatives in (10, 50, 200, 390):
         sampler = NegativeSampler([400], 1, n_negatives)
@@ -213,7 +213,7 @@ def test_both_families_share_the_negatives_and_small_domains_stay_full():
     same = torch.randn(1, 8, dtype=torch.float64)
     cross, single = family_losses(
         "softmax", same.expand(len(batch.cross_targets_N), -1), same.expand(len(batch.single_targets_N), -1),
-        model.embedding.tables(), batch, model.n_items_D1, model.negative_sampler,
+        model.embedding.domain_tables(), batch, model.n_items_D1, model.negative_sampler,
     )  # fmt: skip
     both = batch.shared_N >= 0
     assert both.sum() > 20 and torch.allclose(single[both], cross[batch.shared_N[both]], rtol=0, atol=1e-12)
@@ -221,7 +221,7 @@ def test_both_families_share_the_negatives_and_small_domains_stay_full():
     table = model.embedding.tables()[1]
     in_toys = batch.cross_domains_N == 2
     targets = batch.cross_targets_N[in_toys]
-    full = target_losses("softmax", same.expand(len(targets), -1), table, targets, targets)
+    full = softmax_losses(same.expand(len(targets), -1), table, targets)
     assert torch.allclose(cross[in_toys], full)
 
 
