@@ -12,7 +12,6 @@ import logging
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -60,36 +59,36 @@ def model_config(settings: Settings) -> ModelConfig:
     JobError
         A value is unknown or contradicts another.
     """
+    own = {"channels": settings.model.channels, "max_length": settings.sequences.max_length}
+    places = {"channels": "[model] channels", "max_length": "[sequences] max_length"}
+    options = _options("model", settings.model.options, places)
     try:
-        return replace(
-            ModelConfig.preset(settings.model.preset),
-            **{
-                "channels": settings.model.channels,
-                "max_length": settings.sequences.max_length,
-                **settings.model.options,
-            },
-        )
+        preset = ModelConfig.preset(settings.model.preset)
+        return ModelConfig.from_dict({**preset.to_dict(), **own, **options})
     except (TypeError, ValueError) as error:
         raise JobError(f"[model] {error}") from None
 
 
 def training_config(settings: Settings, warm: bool) -> TrainingConfig:
     """The training configuration from `[training]`; fewer epochs when starting from the champion."""
-    own = settings.training
+    training = settings.training
+    names = ("epochs", "batch_size", "learning_rate", "seed", "threads", "device")
+    options = _options("training", training.options, {name: f"[training] {name}" for name in names})
+    own = {name: getattr(training, name) for name in names}
     try:
-        return TrainingConfig(
-            **{
-                "epochs": own.warm_epochs if warm else own.epochs,
-                "batch_size": own.batch_size,
-                "learning_rate": own.learning_rate,
-                "seed": own.seed,
-                "threads": own.threads,
-                "device": own.device,
-                **own.options,
-            }
+        return TrainingConfig.from_dict(
+            {**own, "epochs": training.warm_epochs if warm else training.epochs, **options}
         )
     except (TypeError, ValueError) as error:
         raise JobError(f"[training] {error}") from None
+
+
+def _options(section: str, options: Mapping[str, Any], places: Mapping[str, str]) -> Mapping[str, Any]:
+    """The options of a section; a setting that has a place of its own is refused: two values could differ."""
+    for name in options:
+        if name in places:
+            raise JobError(f"[{section}.options] {name}: give it as {places[name]} instead")
+    return options
 
 
 def usable_champion(champion: Version | None, ds: date) -> Version | None:

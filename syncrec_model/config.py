@@ -94,7 +94,10 @@ class ModelConfig(_Record):
     "paper": lambda itself. Lambda is tracked and reported whatever this says.
     temperature: delta of the lambda recursion. eta: share of the prediction losses against SC-MIM.
     mim_score: rho of SC-MIM, the paper's sigmoid of a bilinear form or a scaled cosine.
-    mim_others_only: leave the user's own view out of the contrast sum, as the paper prints it.
+    mim_others_only: leave the user's own view out of the contrast sum, as the paper prints it. mim = false makes
+    both, and eta's share, idle.
+    stop_gradient: false lets both tasks teach every expert. Without ACMoE altogether: n_experts = 1,
+    n_cross_experts = 0, stop_gradient = false.
     """
 
     architecture: str = "syncrec"
@@ -134,6 +137,12 @@ class ModelConfig(_Record):
             self._whole(name, 1)
         for name in ("full_softmax_items", "sampled_negatives"):
             self._whole(name, 1)
+        if self.n_experts == 1 and (self.stop_gradient or self.n_cross_experts):
+            raise self._refuse(
+                "n_experts",
+                "one expert cannot be divided; for the model without ACMoE give n_cross_experts = 0 and "
+                "stop_gradient = false as well, otherwise at least 2 experts",
+            )
         self._whole("n_cross_experts", 0, self.n_experts)
         self._real("dropout", 0.0, 0.95)
         self._real("correction_floor", 0.0, 1.0)
@@ -160,9 +169,17 @@ class ModelConfig(_Record):
                 f"with stop_gradient each side needs an expert of its own: give 1 to n_experts - 1 "
                 f"({self.n_experts - 1}), or set stop_gradient = false",
             )
-        for name in ("full_softmax_items", "sampled_negatives"):
-            if self.loss != "softmax" and getattr(self, name) != getattr(type(self), name):
-                raise self._refuse(name, f'only loss = "softmax" reads it, and loss is {self.loss!r}; leave it out')
+        readers = (
+            ("loss", "softmax", ("full_softmax_items", "sampled_negatives")),
+            ("correction", "bounded", ("correction_floor", "correction_momentum")),
+        )
+        for reader, value, names in readers:
+            chosen = getattr(self, reader)
+            for name in names:
+                if chosen != value and getattr(self, name) != getattr(type(self), name):
+                    raise self._refuse(
+                        name, f'only {reader} = "{value}" reads it, and {reader} is {chosen!r}; leave it out'
+                    )
         if self.sampled_negatives > self.full_softmax_items:
             raise self._refuse(
                 "sampled_negatives",
@@ -172,10 +189,10 @@ class ModelConfig(_Record):
         if self.mim and self.eta == 1:
             raise self._refuse("eta", "SC-MIM would have no weight; give eta below 1 or set mim = false")
         if self.architecture == "released":
-            for name, (value, words) in _RELEASED.items():
-                if getattr(self, name) != value:
+            for name, (only, words) in _RELEASED.items():
+                if getattr(self, name) != only:
                     raise self._refuse(
-                        name, f"the released code computes {words}: give {value!r}, or architecture = 'syncrec'"
+                        name, f"the released code computes {words}: give {only!r}, or architecture = 'syncrec'"
                     )
 
     @classmethod
@@ -184,7 +201,7 @@ class ModelConfig(_Record):
 
         "default" is what measured best so far. "paper" is the published equations; it differs from the printed
         text only in signs, means for sums, pooling in SC-MIM and phi on shared targets (MODEL.md section 7);
-        its sequence gate looks ahead in training.
+        its sequence gate looks ahead in training. Sizes, dropout, temperature and eta are free in its equations.
         "released" is what the released code computes, with the numbers of its training command (channels apart,
         512 there). Change single fields with `dataclasses.replace`.
         """

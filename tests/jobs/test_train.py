@@ -10,6 +10,7 @@ import pytest
 from jobs.errors import JobError, NothingToDo
 from jobs.registry import Version
 from jobs.train import check_due, metric_name, model_config, training_config, usable_champion
+from syncrec_model import ModelConfig, TrainingConfig
 
 DAY = date(2024, 1, 10)
 
@@ -60,6 +61,9 @@ def test_settings_reach_the_model_and_warm_nights_are_shorter(settings: Any) -> 
         ({"options": {"n_expert": 3}}, r"\[model\].*n_expert"),
         ({"options": {"gate": "none"}}, r"\[model\].*gate"),
         ({"channels": 10, "options": {"n_heads": 3}}, r"\[model\].*n_heads"),
+        ({"options": {"n_expert": 3}}, r"known settings are architecture, channels"),
+        ({"options": {"max_length": 9}}, r"\[model.options\] max_length: give it as \[sequences\] max_length"),
+        ({"preset": "released", "options": {"loss": "softmax"}}, r"\[model\].*loss.*give 'bce'"),
     ],
 )
 def test_a_wrong_model_is_refused_in_one_sentence(settings: Any, section: dict[str, Any], message: str) -> None:
@@ -70,6 +74,44 @@ def test_a_wrong_model_is_refused_in_one_sentence(settings: Any, section: dict[s
 def test_a_wrong_training_option_is_refused(settings: Any) -> None:
     with pytest.raises(JobError, match=r"\[training\].*patiens"):
         training_config(settings(training={"options": {"patiens": 3}}), warm=False)
+
+
+def test_a_setting_of_the_section_is_no_option(settings: Any) -> None:
+    with pytest.raises(JobError, match=r"\[training.options\] epochs: give it as \[training\] epochs"):
+        training_config(settings(training={"options": {"epochs": 3}}), warm=False)
+
+
+def test_every_field_of_model_and_training_can_be_set(settings: Any) -> None:
+    model = ModelConfig(
+        channels=12, max_length=8, n_experts=5, n_cross_experts=3, n_layers=2, n_heads=3, ffn_multiplier=3,
+        dropout=0.1, gate="sequence", loss="bce", correction="bounded", correction_floor=0.4,
+        correction_momentum=0.8, temperature=0.7, mim_score="cosine", mim_others_only=True, stop_gradient=False,
+        mim=False, eta=0.6,
+    )  # fmt: skip
+    training = TrainingConfig(
+        epochs=3, batch_size=64, learning_rate=1e-3, weight_decay=0.1, warmup_steps=5, clip_norm=2.0, patience=7,
+        seed=4, threads=1, device="cpu", precision="bf16", deterministic=True, compile=True,
+    )  # fmt: skip
+    for made, standard in ((model, ModelConfig()), (training, TrainingConfig())):
+        same = [name for name, value in made.to_dict().items() if value == standard.to_dict()[name]]
+        assert set(same) <= {
+            "architecture",
+            "full_softmax_items",
+            "sampled_negatives",
+        }  # loss = "bce" reads no such
+    options = model.to_dict()
+    own = {"channels": options.pop("channels")}
+    assert options.pop("max_length") == 8  # that of the settings of these tests
+    section = training.to_dict()
+    names = ("weight_decay", "warmup_steps", "clip_norm", "patience", "precision", "deterministic", "compile")
+    section["options"] = {name: section.pop(name) for name in names}
+    given = settings(model={**own, "options": options}, training=section)
+    assert model_config(given) == model
+    assert training_config(given, warm=False) == training
+    large = {"full_softmax_items": 900, "sampled_negatives": 30}
+    assert model_config(settings(model={"options": large})).to_dict().items() >= large.items()
+    released = model_config(settings(model={"preset": "released", "channels": 16}))
+    assert released.architecture == "released"
 
 
 def test_metric_names_are_allowed_in_mlflow() -> None:
