@@ -1,6 +1,6 @@
 """Section 3: gates g^c and g^d, one per task, a softmax over all K experts.
 
-Shapes: N packed tokens, R rows, T steps, C channels, I = steps x channels laid end to end, K experts, D1 = D + 1 tasks.
+Shapes: N packed tokens, R rows, T steps, C channels, I = steps x channels of a window, K experts, D1 = D + 1 tasks.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 import shutil
@@ -12,12 +13,31 @@ from typing import Any
 import torch
 from torch import nn
 
+# glibc's malloc.h: M_MMAP_THRESHOLD at its highest, M_TRIM_THRESHOLD, M_TOP_PAD; in bytes.
+_KEEP = {-3: 32 << 20, -1: 1 << 30, -2: 256 << 20}
+
 
 def choose_device(name: str) -> torch.device:
     """Return the device; "auto" takes CUDA where there is one, and "cuda" without one is refused."""
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError('TrainingConfig.device = "cuda", but torch sees no CUDA device; use "auto" or "cpu"')
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def keep_freed_memory(device: torch.device) -> bool:
+    """Let glibc keep what a step frees for the next one; return whether it does.
+
+    A step on the CPU frees a gigabyte or so and takes it anew a moment later. By default glibc gives it back to the
+    kernel, which zeroes every page again: 10 to 20 % of a step (docs/benchmarks/training.md). Holds for the rest of
+    the process. Where the C library is another, or MALLOC_TRIM_THRESHOLD_ is set, nothing changes.
+    """
+    if device.type != "cpu" or "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return False
+    return all(mallopt(option, value) == 1 for option, value in _KEEP.items())
 
 
 @contextmanager

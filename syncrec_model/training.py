@@ -35,7 +35,7 @@ from .checkpoint import (
 from .config import TrainingConfig
 from .data import SequenceSet
 from .distributed import copy_from_first_rank, from_first_rank, rank, sum_gradients, world_size
-from .machine import choose_device, compiled, deterministic_algorithms, threads
+from .machine import choose_device, compiled, deterministic_algorithms, keep_freed_memory, threads
 from .model import Losses, SyNCRec
 from .optimizer import RowAdamW, clip_gradients
 from .progress import ProgressBar
@@ -125,6 +125,7 @@ class TrainingRun:
         self.config = config
         self.repeats = repeats
         self.device = choose_device(config.device)
+        keep_freed_memory(self.device)
         self.model = model.to(self.device)
         copy_from_first_rank(model.state_dict().values())
         self.forward = compiled(model, self.device) if config.compile else model
