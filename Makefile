@@ -9,7 +9,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted
+.PHONY: bench-train bench-planted bench-catalogue
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -52,6 +52,9 @@ bench-train: setup ## training speed beside the released code; RELEASED=../SyNCR
 	@$(JOBS)/python -m benchmarks.train $(if $(RELEASED),--released "$(RELEASED)") $(if $(SHAPES),--shapes $(SHAPES)) \
 	    $(if $(ROUNDS),--rounds "$(ROUNDS)") $(if $(DEVICE),--device "$(DEVICE)") $(if $(BATCH),--batch "$(BATCH)") \
 	    $(if $(EPOCHS),--whole-epochs "$(EPOCHS)")
+
+bench-catalogue: setup ## 1,000,000 items in five domains: memory, users/s, where the time goes; five minutes
+	@$(JOBS)/python -m benchmarks.large_catalogue
 
 bench-planted: setup ## does NTG find what the sample planted? half an hour and more, resumable; SEEDS=5 EPOCHS=12
 	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
