@@ -9,7 +9,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted bench-catalogue
+.PHONY: bench-train bench-planted bench-catalogue bench-sampled
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ bench-train: setup ## training speed beside the released code; RELEASED=../SyNCR
 
 bench-catalogue: setup ## 1,000,000 items in five domains: memory, users/s, where the time goes; five minutes
 	@$(JOBS)/python -m benchmarks.large_catalogue
+
+bench-sampled: setup ## sampled against full softmax in quality, on set A5; DATA=folder of interactions.parquet
+	@$(JOBS)/python -m benchmarks.sampled_softmax $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 
 bench-planted: setup ## does NTG find what the sample planted? half an hour and more, resumable; SEEDS=5 EPOCHS=12
 	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
