@@ -111,7 +111,7 @@ class ModelConfig(_Record):
     dropout: float = 0.2
     gate: str = "step"
     loss: str = "softmax"
-    full_softmax_items: int = 50_000
+    full_softmax_items: int = 20_000
     sampled_negatives: int = 4096
     correction: str = "uniform"
     correction_floor: float = 0.5
