@@ -69,10 +69,18 @@ class _LogPartition(torch.autograd.Function):
         for n, s in _tiles(y_NC, items_SC):
             score_ns = _scores(y_NC, items_SC, log_count_S, left_out_N2, n, s, total_N.dtype)
             share_ns = score_ns.sub_(total_N1[n]).exp_().to(y_NC.dtype)
-            y_grad_NC[n] += share_ns @ items_SC[s]
-            items_grad_SC[s] += share_ns.T @ pulled_NC[n]
+            _add_product(y_grad_NC[n], share_ns, items_SC[s])
+            _add_product(items_grad_SC[s], share_ns.T, pulled_NC[n])
         y_grad_NC *= gradient_N1
         return y_grad_NC.to(y_NC.dtype), items_grad_SC.to(items_SC.dtype), None, None, None
+
+
+def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """total += left @ right, in one pass where all have one type."""
+    if left.dtype == total.dtype:
+        total.addmm_(left, right)
+    else:
+        total += left @ right
 
 
 def _tiles(y_NC: Tensor, items_SC: Tensor) -> Iterator[tuple[slice, slice]]:
