@@ -163,7 +163,12 @@ def random_config(rng: random.Random, **fixed: Any) -> ModelConfig:
         "stop_gradient": rng.choice([True, False]),
         "eta": rng.choice([0.3, 0.9]),
     }
-    return ModelConfig(**{**values, **fixed})
+    values |= fixed
+    if values["correction"] != "bounded":  # nothing else reads them, and the configuration refuses idle settings
+        values = {
+            name: value for name, value in values.items() if name not in ("correction_floor", "correction_momentum")
+        }
+    return ModelConfig(**values)
 
 
 @st.composite
