@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode, mm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
 Step = Callable[[int], object]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -90,8 +90,14 @@ def _attention_backward(grad_out: Any, query: Any, key: Any, value: Any, *_: Any
     return int(sdpa_backward_flop_count(grad_out, query, key, value))
 
 
-# torch counts attention on GPUs, not yet its CPU kernel. Causal or not, the whole square is counted, as for them.
-_CPU_ATTENTION = {
+def _product_in_place(total: Any, left: Any, right: Any, *_: Any, **__: Any) -> int:
+    return int(mm_flop(left, right))
+
+
+# torch counts neither products that add in place nor its CPU kernel of attention. Causal or not, the whole square
+# is counted, as on GPUs.
+_UNCOUNTED = {
+    torch.ops.aten.addmm_: _product_in_place,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
@@ -99,7 +105,7 @@ _CPU_ATTENTION = {
 
 def flop_of(work: Callable[[], object]) -> int:
     """Return the floating point operations of the matrix products (and attention) that `work` executes."""
-    with FlopCounterMode(display=False, custom_mapping=_CPU_ATTENTION) as counter:
+    with FlopCounterMode(display=False, custom_mapping=_UNCOUNTED) as counter:
         work()
     return int(counter.get_total_flops())
 

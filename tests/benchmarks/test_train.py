@@ -20,6 +20,8 @@ def test_the_products_of_a_step_are_counted_forward_and_backward() -> None:
     assert flop_of(lambda: torch.baddbmm(bias, x, w).sum().backward()) == 2 * (
         2 * 2 * 3 * 4 * 5
     )  # no gradient of x
+    total = torch.zeros(4, 5)
+    assert flop_of(lambda: total.addmm_(torch.randn(4, 3), torch.randn(3, 5))) == 2 * 4 * 3 * 5
     q, k, v = (torch.randn(2, 1, 6, 8, requires_grad=True) for _ in range(3))
     product = 2 * 2 * 6 * 6 * 8
     assert flop_of(lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True)) == 2 * product
