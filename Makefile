@@ -8,7 +8,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup nightly up down sql test test-registry lint format clean distclean constraints
+.PHONY: help setup nightly up down sql test test-nights test-registry lint format clean distclean constraints
 .PHONY: bench-train bench-planted bench-catalogue bench-sampled
 
 help: ## list the commands
@@ -32,6 +32,9 @@ sql: setup ## DuckDB with all tables attached; Q=sql/queries/ntg_by_day.sql runs
 
 test: setup ## all tests; TESTS=tests/dags runs some
 	@$(JOBS)/python -m pytest $(TESTS)
+
+test-nights: setup ## the whole-night test with a second night, of a champion alone: minutes
+	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night
 
 test-registry: setup ## a registered model in a fresh environment of mlflow and its requirements: minutes, 2 GB
 	@SYNCREC_TEST_REGISTRY=1 $(JOBS)/python -m pytest tests/jobs/test_registry_alone.py

@@ -38,7 +38,7 @@ from syncrec_model import (
     Vocabulary,
     build_model,
     choose_views,
-    rank_cases,
+    cross_fitted_ranks,
     save_model,
     warm_start,
 )
@@ -228,7 +228,7 @@ def _served_views(
     model: SyNCRec, valid_set: SequenceSet, settings: Settings
 ) -> tuple[dict[str, str], dict[str, Any]]:
     repeats = [domain for domain in valid_set.domains if domain in settings.repeating_domains]
-    ranks = rank_cases(model, valid_set, views=("cross", "single", "blend"), repeats=repeats)
+    ranks = cross_fitted_ranks(model, valid_set, ("cross", "single", "blend"), repeats)
     views = choose_views(ranks)
     log.info("served views: %s", ", ".join(f"{domain} {view}" for domain, view in views.items()))
     return views, {"cases": len(ranks.domain)}

@@ -4,6 +4,7 @@ Pure torch and numpy. Start at model.py, which names the files in the order of t
 """
 
 from .architectures import build_model
+from .blend_fit import cross_fitted_ranks, fit_blend
 from .config import ModelConfig, TrainingConfig
 from .data import SequenceSet
 from .distributed import process_group
@@ -35,7 +36,9 @@ __all__ = [
     "build_model",
     "choose_device",
     "choose_views",
+    "cross_fitted_ranks",
     "fit",
+    "fit_blend",
     "load_model",
     "metrics",
     "paired_difference",

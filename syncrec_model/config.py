@@ -12,6 +12,7 @@ ARCHITECTURES = ("syncrec", "released")
 GATES = ("step", "sequence")
 LOSSES = ("softmax", "pairwise", "bce")
 CORRECTIONS = ("uniform", "bounded", "paper")
+STARTS = ("cooccurrence", "random")
 MIM_SCORES = ("sigmoid", "cosine")
 PRESETS = ("default", "paper", "released")
 DEVICES = ("auto", "cpu", "cuda")
@@ -27,6 +28,9 @@ _RELEASED = {
     "mim_others_only": (True, "SC-MIM against another user's items"),
     "eta": (0.5, "the plain sum of its losses"),
 }
+
+# What the published and the released model do not have.
+_PLAIN: dict[str, Any] = {"start": "random", "neighbours": 0, "fit_blend": False}
 
 
 class _Record:
@@ -96,6 +100,10 @@ class ModelConfig(_Record):
     mim_score: rho of SC-MIM, the paper's sigmoid of a bilinear form or a scaled cosine.
     mim_others_only: leave the user's own view out of the contrast sum, as the paper prints it. mim = false makes
     both, and eta's share, idle.
+    start: where item vectors start. "cooccurrence": factors of the training sequences' PPMI matrix
+    (cooccurrence.py); "random": small random numbers.
+    neighbours: near items that the blend knows of each item, per domain (neighbours.py); 0: views alone.
+    fit_blend: fit the blend's weights per domain on validation; otherwise it is the sum of both views.
     stop_gradient: false lets both tasks teach every expert. Without ACMoE altogether: n_experts = 1,
     n_cross_experts = 0, stop_gradient = false.
     """
@@ -122,6 +130,9 @@ class ModelConfig(_Record):
     mim_others_only: bool = False
     stop_gradient: bool = True
     eta: float = 0.9
+    start: str = "cooccurrence"
+    neighbours: int = 100
+    fit_blend: bool = True
 
     @property
     def causal(self) -> bool:
@@ -154,7 +165,9 @@ class ModelConfig(_Record):
         self._one_of("loss", LOSSES)
         self._one_of("correction", CORRECTIONS)
         self._one_of("mim_score", MIM_SCORES)
-        for name in ("mim", "mim_others_only", "stop_gradient"):
+        self._one_of("start", STARTS)
+        self._whole("neighbours", 0)
+        for name in ("mim", "mim_others_only", "stop_gradient", "fit_blend"):
             self._flag(name)
         self._refuse_contradictions()
 
@@ -186,6 +199,8 @@ class ModelConfig(_Record):
                 f"a domain of full_softmax_items ({self.full_softmax_items}) or fewer items is never sampled; "
                 "give at most that many negatives",
             )
+        if self.neighbours and not self.fit_blend:
+            raise self._refuse("neighbours", "only a fitted blend reads them; give 0, or fit_blend = true")
         if self.mim and self.eta == 1:
             raise self._refuse("eta", "SC-MIM would have no weight; give eta below 1 or set mim = false")
         if self.architecture == "released":
@@ -210,12 +225,12 @@ class ModelConfig(_Record):
         if name == "paper":
             return cls(
                 n_experts=5, n_cross_experts=4, gate="sequence", loss="pairwise", correction="paper",
-                mim_others_only=True,
+                mim_others_only=True, **_PLAIN,
             )  # fmt: skip
         if name == "released":
             fixed: dict[str, Any] = {field: value for field, (value, _) in _RELEASED.items()}
             return cls(
-                architecture="released", n_experts=5, n_cross_experts=4, n_layers=2, dropout=0.5, **fixed
+                architecture="released", n_experts=5, n_cross_experts=4, n_layers=2, dropout=0.5, **_PLAIN, **fixed
             )  # fmt: skip
         raise ValueError(f"ModelConfig.preset: unknown preset {name!r}; known presets are {', '.join(PRESETS)}")
 

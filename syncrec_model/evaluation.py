@@ -83,14 +83,9 @@ def rank_cases(
     model.eval()
     for code, index in _domain_batches(cases, len(data.domains), batch_size):
         part = cases.take(index)
-        seen = _seen(reader, part)
-        history[index] = np.bincount(seen[0], minlength=len(part))
-        if data.domains[code - 1] in repeats:
-            seen = (seen[0][:0], seen[1][:0])
-        removed_mV = torch.zeros(len(part), data.n_items[code - 1], dtype=torch.bool, device=device)
-        removed_mV[_on(seen[0], device), _on(seen[1] - 1, device)] = True
+        history[index] = np.bincount(_seen(reader, part)[0], minlength=len(part))
+        removed_mV = removed_items(reader, part, code, repeats, device)
         target_m = _on(part.target_M - 1, device)
-        removed_mV[torch.arange(len(part), device=device), target_m] = False
         candidates[index] = (removed_mV.shape[1] - removed_mV.sum(1)).cpu().numpy()
         for view, scores_mV in view_scores(model, reader, part, code, views):
             if known_items is not None:
@@ -101,23 +96,38 @@ def rank_cases(
     return CaseRanks(data.domains, cases.user_M, cases.domain_M, ranks, candidates, history)
 
 
+def removed_items(
+    reader: SequenceReader, cases: Cases, code: int, repeats: Collection[str], device: torch.device
+) -> Tensor:
+    """Return which items are no candidates for cases of one domain, [m, V]: the history's, never the target."""
+    data = reader.data
+    removed_mV = torch.zeros(len(cases), data.n_items[code - 1], dtype=torch.bool, device=device)
+    if data.domains[code - 1] not in repeats:
+        case_S, item_S = _seen(reader, cases)
+        removed_mV[_on(case_S, device), _on(item_S - 1, device)] = True
+        removed_mV[torch.arange(len(cases), device=device), _on(cases.target_M - 1, device)] = False
+    return removed_mV
+
+
 def view_scores(
     model: SyNCRec, reader: SequenceReader, cases: Cases, code: int, views: Sequence[str]
 ) -> Iterator[tuple[str, Tensor]]:
     """Yield the scores of each asked view for cases of one domain, [m, V]."""
     device = model.embedding.items_VC.device
-    cross_mV = single_mV = None
+    cross_mV = single_mV = cross = single = None
     if {"cross", "blend"} & set(views):
-        cross_mV = model.scores(model.encode(reader.case_cross(cases).to(device)), code)
+        cross = reader.case_cross(cases).to(device)
+        cross_mV = model.scores(model.encode(cross), code)
     if {"single", "blend"} & set(views):
-        single_mV = model.scores(model.encode(reader.case_single(cases).to(device)), code)
+        single = reader.case_single(cases).to(device)
+        single_mV = model.scores(model.encode(single), code)
     for view in views:
         if view == "cross" and cross_mV is not None:
             yield view, cross_mV
         elif view == "single" and single_mV is not None:
             yield view, single_mV
-        elif cross_mV is not None and single_mV is not None:
-            yield view, model.blend(cross_mV, single_mV, code)
+        elif cross_mV is not None and single_mV is not None and cross is not None and single is not None:
+            yield view, model.blend(cross_mV, single_mV, cross, single, code)
 
 
 def mean_tie_ranks(scores_mV: Tensor, target_m: Tensor, removed_mV: Tensor) -> Tensor:

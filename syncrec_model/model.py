@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .batches import TrainingBatch
+from .blend import Blend
 from .config import ModelConfig
 from .distributed import sum_over_ranks
 from .embedding import SharedEmbedding
@@ -51,9 +52,8 @@ class Losses:
 
 
 class SyNCRec(nn.Module):
-    """The model. Buffers: lambda and phi (in `correction`), the share of the cross view in the blend per domain."""
+    """The model. Buffers: lambda and phi (in `correction`), the weights and the item neighbours of the blend."""
 
-    blend_D: Tensor
     n_items_D1: Tensor
 
     def __init__(self, config: ModelConfig, domains: Sequence[str], n_items: Sequence[int]) -> None:
@@ -89,8 +89,9 @@ class SyNCRec(nn.Module):
         self.domains = tuple(domains)
         self.n_items = tuple(int(count) for count in n_items)
         full = config.full_softmax_items if config.loss == "softmax" else max(n_items)
+        self.items_started = config.start == "random"  # by cooccurrence.py in training, or by an older model
         self.negative_sampler = NegativeSampler(self.n_items, full, config.sampled_negatives)
-        self.register_buffer("blend_D", torch.full((len(domains),), 0.5))
+        self.blend = Blend(self.n_items, config.neighbours)
         self.register_buffer("n_items_D1", torch.tensor([0, *self.n_items]), persistent=False)
 
     def mixture(self, packed: PackedSequences, *, learning: str) -> Tensor:
@@ -134,11 +135,6 @@ class SyNCRec(nn.Module):
         """Return the scores s = y . M(x) of all items of one domain (1-based code), [R, V], float32."""
         table_VC = self.embedding.tables()[domain_code - 1]
         return (y_RC @ table_VC.T).float()
-
-    def blend(self, cross_RV: Tensor, single_RV: Tensor, domain_code: int) -> Tensor:
-        """Return the blended scores; at the initial share of 0.5 the sum of both."""
-        share = self.blend_D[domain_code - 1]
-        return 2 * share * cross_RV + 2 * (1 - share) * single_RV
 
     def forward(self, batch: TrainingBatch) -> Losses:
         """Section 7: L = eta (sum of single and corrected cross losses) + (1 - eta) SC-MIM.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from .data import SequenceSet
 from .evaluation import VIEWS
 from .histories import Event, known_events
 from .model import SyNCRec
+from .packing import PackedSequences
 from .vocabulary import Vocabulary
 
 Array = NDArray[Any]
@@ -56,6 +57,18 @@ class PlainRecommendations:
     ignored_items: list[int]
 
 
+@dataclass(frozen=True)
+class EncodedUsers:
+    """What scoring reads of B users: the cross view [B, C] and the single views [D, B, C] after the newest event,
+    and the packed histories that gave them.
+    """
+
+    y_cross_BC: Tensor
+    y_single_DBC: Tensor
+    cross: PackedSequences
+    single: PackedSequences
+
+
 class Recommender:
     """A trained model, its vocabulary and the view that is served in each domain."""
 
@@ -77,23 +90,26 @@ class Recommender:
         return self.model.embedding.items_VC.device
 
     @torch.inference_mode()
-    def encode(self, data: SequenceSet) -> tuple[Tensor, Tensor]:
-        """Return every user's cross view [U, C] and single views [D, U, C] after the newest event."""
+    def encode(self, data: SequenceSet) -> EncodedUsers:
+        """Return every user's views after the newest event."""
         reader, users = SequenceReader(data), np.arange(data.n_users)
-        y_cross_BC = self.model.encode(reader.serving_cross(users).to(self.device))
-        y_single_RC = self.model.encode(reader.serving_single(users).to(self.device))
-        return y_cross_BC, y_single_RC.reshape(len(self.model.domains), len(users), -1)
+        cross, single = reader.serving_cross(users).to(self.device), reader.serving_single(users).to(self.device)
+        y_single_RC = self.model.encode(single)
+        y_single_DBC = y_single_RC.reshape(len(self.model.domains), len(users), -1)
+        return EncodedUsers(self.model.encode(cross), y_single_DBC, cross, single)
 
     @torch.inference_mode()
-    def score(self, y_cross_BC: Tensor, y_single_BC: Tensor, domain: str) -> Tensor:
+    def score(self, users: EncodedUsers, domain: str) -> Tensor:
         """Return the served scores of all items of a domain, [B, V], float32; item index i is column i - 1."""
         code = self.vocabulary.domain_code(domain)
         view = self.views[domain]
         if view == "cross":
-            return self.model.scores(y_cross_BC, code)
+            return self.model.scores(users.y_cross_BC, code)
+        single_BV = self.model.scores(users.y_single_DBC[code - 1], code)
         if view == "single":
-            return self.model.scores(y_single_BC, code)
-        return self.model.blend(self.model.scores(y_cross_BC, code), self.model.scores(y_single_BC, code), code)
+            return single_BV
+        cross_BV = self.model.scores(users.y_cross_BC, code)
+        return cast(Tensor, self.model.blend(cross_BV, single_BV, users.cross, users.single, code))
 
     def top_n(
         self,
@@ -129,10 +145,10 @@ class Recommender:
             yield self._top_n_of(part, n, known, repeats, start)
 
     def _top_n_of(self, data: SequenceSet, n: int, seen: Seen, repeats: Collection[str], first_user: int) -> TopN:
-        y_cross_BC, y_single_DBC = self.encode(data)
+        users = self.encode(data)
         parts = []
         for code, domain in enumerate(self.model.domains, start=1):
-            scores_BV = self.score(y_cross_BC, y_single_DBC[code - 1], domain)
+            scores_BV = self.score(users, domain)
             if not torch.isfinite(scores_BV).all():
                 raise ValueError(f"top_n: scores of domain {domain!r} are not finite numbers; the model is broken")
             known = [

@@ -1,7 +1,7 @@
 """What the released research code computes (architecture "released"), with SyNCRec's interface, for comparison.
 
 Shapes: B rows, T steps of the window, C channels, K experts, J and S of them of the cross and the single family,
-D domains, V items of all domains, N packed tokens, R packed rows.
+D domains, V items of all domains, F features of the blend, N packed tokens, R packed rows.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class ReleasedSyNCRec(SyNCRec):
         self.correction.lambda_D.div_(self.correction.lambda_D.sum())
         self.correction.alpha.copy_(older.correction.alpha)
         self.correction.beta.copy_(older.correction.beta)
-        self.blend_D[domains] = older.blend_D[older_domains]
+        self.blend.weights_DF[domains] = older.blend.weights_DF[older_domains]
 
 
 def _means_by_input_domain(loss_BT: Tensor, window: Window, n_domains: int) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """A trained model as a folder: model.safetensors, config.json, vocabulary.json. No pickle anywhere.
 
-Shapes: V items, C channels, T steps, K experts, D domains (of gates and [SOS]: tasks).
+Shapes: V items, C channels, T steps, K experts, D domains (of gates and [SOS]: tasks), F features of the blend.
 """
 
 from __future__ import annotations
@@ -121,6 +121,7 @@ def warm_start(
     if differing := _differing_shape(model.config, older_model.config):
         raise ValueError(f"warm_start: the older model has another {', '.join(differing)}; train from the start")
     _copy_items(model, vocabulary, older_model, older_vocabulary)
+    model.items_started = True
     shared = [domain for domain in vocabulary.domains if domain in older_vocabulary.domains]
     tasks = torch.tensor([0, *(vocabulary.domains.index(domain) + 1 for domain in shared)])
     older_tasks = torch.tensor([0, *(older_vocabulary.domains.index(domain) + 1 for domain in shared)])
@@ -178,4 +179,4 @@ def _copy_correction(model: SyNCRec, older: SyNCRec, domains: Tensor, older_doma
     for name in ("lambda_D", "phi_D", "smooth_phi_D"):
         correction.get_buffer(name)[domains] = source.get_buffer(name)[older_domains]
     correction.lambda_D.div_(correction.lambda_D.sum())
-    model.blend_D[domains] = older.blend_D[older_domains]
+    model.blend.weights_DF[domains] = older.blend.weights_DF[older_domains]

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .batches import SequenceReader
+from .blend_fit import fit_blend
 from .checkpoint import (
     fingerprint_of,
     optimizer_tensors,
@@ -33,6 +34,7 @@ from .checkpoint import (
     write_checkpoint,
 )
 from .config import TrainingConfig
+from .cooccurrence import start_items
 from .data import SequenceSet
 from .distributed import copy_from_first_rank, from_first_rank, rank, sum_gradients, world_size
 from .machine import choose_device, compiled, deterministic_algorithms, keep_freed_memory, threads
@@ -67,7 +69,8 @@ def fit(
 ) -> FitResult:
     """Train the model in place and leave it with the weights of the best epoch, in evaluation mode.
 
-    Best is the highest validation macro NDCG@10 of the blend view; without validation cases the last epoch
+    Best is the highest validation macro NDCG@10 of the blend view, with the weights that it had before; at the end
+    they are fitted on the validation cases (blend_fit.py). Without validation cases the last epoch
     counts, and the result's notes say so. Training stops after `patience` epochs without a better one.
     on_epoch is called after each epoch, before its checkpoint is written: after a kill in between, the same
     epoch is trained and reported again. checkpoint: a file to resume from when it belongs to the same data and
@@ -101,6 +104,9 @@ def fit(
                 run.save(Path(checkpoint))
     model.load_state_dict(run.best_weights)
     model.eval()
+    if valid is not None and run.has_cases and model.config.fit_blend:
+        with threads(config.threads):
+            fit_blend(model, valid, repeats)
     if not run.has_cases:
         run.notes.append("The validation split has no cases: the last epoch is used, not the best.")
     if not model.config.causal:
@@ -137,6 +143,10 @@ class TrainingRun:
         self.users = np.flatnonzero(train.cross_lengths_U > 0)
         self.steps_per_epoch = -(-len(self.users) // config.batch_size)
         model.negative_sampler.set_popularity(item_counts(train))
+        model.blend.learn(train)
+        if not model.items_started:
+            start_items(model.embedding, train)
+            model.items_started = True
         self.optimizer = RowAdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.fingerprint = fingerprint_of(model.config, config, train, valid)
         self.epochs: list[EpochReport] = []

@@ -183,13 +183,13 @@ def load_a5(data: Path = DATA, *, split: str = "leave-one-out", users: int | Non
     columns = ["user_id", "item_id", "domain", "ts"]
     everything = pq.read_table(path, columns=columns)
     core = five_core(everything).to_pandas()
+    everyone = everything.to_pandas()
+    # Users of A5 that were not drawn stay out of it altogether: they are no people of one domain.
+    others = everyone[everyone["domain"].isin(A5) & ~everyone["user_id"].isin(set(core["user_id"]))]
     if users is not None:
         names = np.sort(core["user_id"].unique())
         drawn = np.random.default_rng(0).permutation(names)[:users]
         core = core[core["user_id"].isin(set(drawn))]
-    everyone = everything.to_pandas()
-    # With fewer users than all, the others stay out: they would make every single-domain model a bigger one.
-    others = everyone[everyone["domain"].isin(A5) & ~everyone["user_id"].isin(set(core["user_id"]))]
     name = f"a5-{users or 'all'}-{split}"
     return cut(name, core, others, A5, split=split)
 

@@ -38,7 +38,8 @@ def formula_model(preset: str = "default", **changes: Any) -> SyNCRec:
             wave = np.sin(phase + 1.7 * np.arange(parameter.numel()) ** 1.5).reshape(parameter.shape)
             start = 1.0 if name.endswith(("scale_KC", "norm.weight")) else 0.0
             parameter.copy_(torch.from_numpy(np.asarray(start + 0.4 * wave)))
-        model.blend_D.copy_(torch.tensor([0.2, 0.5, 0.7]))
+        share_D = torch.tensor([0.2, 0.5, 0.7])
+        model.blend.weights_DF[:, :2] = torch.stack([2 * share_D, 2 * (1 - share_D)], 1)
     return model.eval()
 
 

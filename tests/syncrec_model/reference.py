@@ -153,8 +153,8 @@ def served_scores(w: Weights, config: Any, sizes: Sequence[int], cross: Steps, s
     domain = single.task
     by_cross = scores(w, sizes, last_view(w, config, sizes, cross), domain)
     by_single = scores(w, sizes, last_view(w, config, sizes, single), domain)
-    share = w["blend_D"][domain - 1]
-    blended = 2 * share * by_cross + 2 * (1 - share) * by_single
+    weights_F = w["blend.weights_DF"][domain - 1]
+    blended = weights_F[0] * by_cross + weights_F[1] * by_single
     return {"cross": by_cross, "single": by_single, "blend": blended}[kind]
 
 

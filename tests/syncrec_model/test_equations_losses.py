@@ -179,9 +179,9 @@ def test_prediction(world: World, kind: str, n: int):
     """The best n of V_d that the user has not met, of the served view; n = 1 is the argmax. Scores are float32."""
     served = recommender(world, kind)
     found = served.top_n(world.data, n)
-    y_cross_UC, y_single_DUC = served.encode(world.data)
+    encoded = served.encode(world.data)
     for domain, name in enumerate(world.domains, start=1):
-        scores_UV = served.score(y_cross_UC, y_single_DUC[domain - 1], name)
+        scores_UV = served.score(encoded, name)
         for user in range(world.n_users):
             expected = served_by_reference(world, user, domain, kind)
             np.testing.assert_allclose(scores_UV[user], expected, rtol=2e-6, atol=2e-6)
@@ -205,11 +205,11 @@ def test_whole_model(world: World):
         state = expected.state
     assert_state(world.model, state)
     cross, single = world.served
-    y_cross_UC, y_single_DUC = recommender(world, "blend").encode(world.data)
+    encoded = recommender(world, "blend").encode(world.data)
     for user in range(world.n_users):
         y_C = reference.last_view(world.weights, world.config, world.sizes, cross[user])
-        np.testing.assert_allclose(y_cross_UC[user], y_C, **TOLERANCE)
+        np.testing.assert_allclose(encoded.y_cross_BC[user], y_C, **TOLERANCE)
         for domain in range(1, len(world.sizes) + 1):
             steps = single[(domain - 1) * world.n_users + user]
             y_C = reference.last_view(world.weights, world.config, world.sizes, steps)
-            np.testing.assert_allclose(y_single_DUC[domain - 1, user], y_C, **TOLERANCE)
+            np.testing.assert_allclose(encoded.y_single_DBC[domain - 1, user], y_C, **TOLERANCE)

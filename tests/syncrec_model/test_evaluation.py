@@ -27,7 +27,7 @@ def test_ranks_equal_a_loop_over_cases(gate):
     """Each case again as a serving row of its own history, scored and ranked by plain comparison."""
     data = random_set(7, **EVALUATION)
     model = small_model(gate=gate).eval()
-    model.blend_D.copy_(torch.tensor([0.2, 0.5, 0.9]))
+    model.blend.weights_DF[:, :2] = torch.tensor([[0.4, 1.6], [1.0, 1.0], [1.8, 0.2]])
     ranked = rank_cases(model, data, repeats=["toys"], batch_size=3)
     assert len(ranked) > 8 and set(ranked.domain) == {1, 2, 3}
     reader = SequenceReader(data)
@@ -49,14 +49,14 @@ def test_ranks_equal_a_loop_over_cases(gate):
         with torch.no_grad():
             cross = model.scores(model.encode(alone.serving_cross(zero)), code)[0]
             single = model.scores(model.encode(alone.serving_single(zero))[code - 1 : code], code)[0]
-        share = model.blend_D[code - 1]
+        share, other = model.blend.weights_DF[code - 1, :2]
         known = set(items[codes == code].tolist()) if code != 2 else set()
         target = int(cases.target_M[m])
         candidates = [i for i in range(1, N_ITEMS[code - 1] + 1) if i == target or i not in known]
         assert ranked.n_candidates[m] == len(candidates)
         assert ranked.history_length[m] == (codes == code).sum()
         for view, scores in (
-            ("cross", cross), ("single", single), ("blend", 2 * share * cross + 2 * (1 - share) * single),
+            ("cross", cross), ("single", single), ("blend", share * cross + other * single),
         ):  # fmt: skip
             better = sum(bool(scores[i - 1] > scores[target - 1]) for i in candidates)
             assert ranked.ranks[view][m] == 1 + better, (m, view)

@@ -150,7 +150,8 @@ def test_every_parameter_learns_from_the_total_of_the_paper():
 
 def test_lambda_and_phi_are_state_and_not_parameters():
     model = world().model
-    state = {"correction.lambda_D", "correction.phi_D", "correction.smooth_phi_D", "blend_D"}
+    state = {"correction.lambda_D", "correction.phi_D", "correction.smooth_phi_D", "blend.weights_DF"}
+    state |= {f"blend.neighbours.{name}" for name in ("starts", "items", "weights", "popularity")}
     assert state == set(model.state_dict()) - {name for name, _ in model.named_parameters()}
     losses = model(world().batch)
     assert not losses.gap_sum_D.requires_grad and not model.correction.lambda_D.requires_grad

@@ -22,8 +22,7 @@ def recommender():
 
 def brute_force(served, data, user, code, n, known):
     part = data.select([user])
-    cross, single = served.encode(part)
-    scores = served.score(cross, single[code - 1], DOMAINS[code - 1])[0].tolist()
+    scores = served.score(served.encode(part), DOMAINS[code - 1])[0].tolist()
     order = sorted((-score, index) for index, score in enumerate(scores, start=1) if index not in known)
     return [(index, -score) for score, index in order[:n]]
 

@@ -127,7 +127,7 @@ def test_a_new_domain_starts_fresh_and_the_others_keep_their_state():
     today, words, older, older_words = grown(correction="paper")
     older.correction.lambda_D.copy_(torch.tensor([0.5, 0.2, 0.3]))
     older.correction.phi_D.copy_(torch.tensor([0.1, -0.2, 0.4]))
-    older.blend_D.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    older.blend.weights_DF[:, 0] = torch.tensor([0.1, 0.2, 0.3])
     fresh = {name: value.clone() for name, value in today.state_dict().items()}
     warm_start(today, words, older, older_words)
     weights = today.state_dict()
@@ -140,7 +140,7 @@ def test_a_new_domain_starts_fresh_and_the_others_keep_their_state():
         [0.25 / total, 0.3 / total, 0.5 / total, 0.2 / total]
     )
     assert today.correction.phi_D.tolist() == pytest.approx([0, 0.4, 0.1, -0.2])
-    assert today.blend_D.tolist() == pytest.approx([0.5, 0.3, 0.1, 0.2])
+    assert today.blend.weights_DF[:, 0].tolist() == pytest.approx([1, 0.3, 0.1, 0.2])
     assert today.correction.alpha == older.correction.alpha and today.correction.beta == older.correction.beta
 
 

@@ -62,6 +62,8 @@ def test_reports_hold_every_figure_and_the_best_epoch_is_loaded(planted):
         assert report.totals["min.blend.ndcg@10"] == min(by_domain) < max(by_domain)
         assert report.totals["macro.blend.ndcg@10"] == pytest.approx(np.mean(by_domain))
     assert result.best_epoch == 1 + int(np.argmax(macro))
+    assert model.blend.weights_DF.tolist() != [[1, 1, 0, 0, 0]] * 2, "fitted at the end"
+    model.blend.weights_DF[:] = torch.tensor([1.0, 1.0, 0.0, 0.0, 0.0])  # as while the epochs were compared
     ranked = rank_cases(model, valid)
     ndcg = [metrics(ranked.ranks["blend"][ranked.domain == d])["ndcg@10"] for d in (1, 2)]
     assert np.mean(ndcg) == pytest.approx(max(macro))
@@ -193,7 +195,7 @@ def test_unusable_data_is_refused(planted):
         fit(short, train, valid, TRAINING, progress=False)
     broken = fresh(train)
     with torch.no_grad():
-        broken.embedding.items_VC[3] = torch.inf
+        broken.towers.towers[0].norm.weight[3] = torch.inf
     with pytest.raises(FloatingPointError, match=r"lower TrainingConfig\.learning_rate"):
         fit(broken, train, None, TRAINING, progress=False)
     if not torch.cuda.is_available():

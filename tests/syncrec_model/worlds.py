@@ -73,7 +73,9 @@ class World:
         fill(model, self.seed)
         with torch.no_grad():
             model.correction.lambda_D.fill_(1 / len(self.sizes))  # 1 / D was made in float32
-            model.blend_D.copy_(torch.from_numpy(np.random.default_rng(self.seed).random(len(self.sizes))))
+            model.blend.weights_DF[:, :2] = torch.from_numpy(
+                np.random.default_rng(self.seed).random((len(self.sizes), 2))
+            )
         return model.train()
 
     @cached_property
