@@ -53,6 +53,8 @@ class EaseColumns:
     """
 
     def __init__(self, log: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+        # torch is optional in RecTools, and only its neural models need it: seconds of every start.
+        sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
         import pandas as pd
         from rectools import Columns
         from rectools.dataset import Dataset

@@ -127,7 +127,8 @@ def matrix_view(
 
 def _below(counts_V: Array) -> Array:
     """Return popularity as numbers from -_BELOW up to just under 0."""
-    return (_BELOW * (counts_V / (counts_V.max(initial=0) + 1) - 1)).astype(np.float32)
+    share_V: Array = counts_V / (counts_V.max(initial=0) + 1)
+    return np.asarray(_BELOW * (share_V - 1), dtype=np.float32)
 
 
 def _macro(data: QualityData, view: View) -> float:
