@@ -177,7 +177,7 @@ def test_items_outside_are_learnt_from_and_never_ranked(data: QualityData) -> No
 
 
 def by_hand() -> QualityData:
-    """Items a, b, c of one domain; training: u a b (then c, a-free tail), so that cosines are simple roots."""
+    """One domain, three items in training: a and b had by two users together, a and c by one, c by one alone."""
     rows = [
         ("u1", "a", 1), ("u1", "b", 2), ("u1", "p", 8), ("u1", "q", 9),
         ("u2", "a", 1), ("u2", "b", 2), ("u2", "q", 8), ("u2", "p", 9),
