@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from benchmarks.quality.data import QualityData
 
 Array = NDArray[Any]
+UNKNOWN = -1e4  # score of items that training never showed: below all others, and a number
 _CASES_AT_ONCE = 512
 _FIELDS = ("index_m", "target_m", "case_s", "item_s")
 
