@@ -27,6 +27,7 @@ import contextlib
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -100,10 +101,8 @@ class C2DSR(Peer):
             torch.manual_seed(seed)
             random.seed(seed)  # its loader draws with it
             pair = Pair(data, code, settings["channels"], budget.device, modules)
-            view = View(lambda part, index, pair=pair: pair.score(part, index))
-            training = train_best(
-                pair.model, pair.epoch, lambda code=code, view=view: one_domain(data, code, view), budget
-            )
+            training = train_best(pair.model, pair.epoch, partial(one_domain, data, code, View(pair.score)), budget)
+            pair.forget()
             scorers[code], trainings[data.domains[code - 1]] = pair, training
             parameters += n_parameters(pair.model)
         chosen = {
@@ -142,8 +141,8 @@ class Pair:
             maker.opt = self.options
             graphs = maker.preprocess([ids_T.tolist() for ids_T in whole], self.options)
         graphs = [adjacency.to(device).coalesce() for adjacency in graphs]
-        self.trainer = trainer.CDSRTrainer(self.options, *graphs)
-        self.model = self.trainer.model
+        self.trainer: Any = trainer.CDSRTrainer(self.options, *graphs)
+        self.model: Any = self.trainer.model
         self.device = device
         self._histories: dict[str, list[Array]] = {}
 
@@ -152,6 +151,10 @@ class Pair:
         with _cuda_means(self.device):
             for batch in self.batches:
                 self.trainer.train_batch(batch)
+
+    def forget(self) -> None:
+        """Let go of what only training needs."""
+        self.batches, self.trainer = [], None
 
     @torch.no_grad()
     def score(self, part: str, index: Array) -> Array:
@@ -228,7 +231,7 @@ def _loader(module: ModuleType, sequences: list[list[int]], options: dict[str, A
 
         def read_item(self, _: str) -> int:
             """Return how many items a side has."""
-            return next(counts)
+            return int(next(counts))
 
         def read_train_data(self, _: str) -> list[list[int]]:
             """Return the sequences."""

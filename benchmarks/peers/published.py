@@ -177,7 +177,7 @@ class WithoutPadding(nn.Module):
         length_B = torch.where(length_B > 0, length_B, x_BTC.shape[1])  # no event at all: as it was given
         order_B = torch.argsort(length_B)
         encoded = []
-        for index in order_B.split(self.group):
+        for index in torch.split(order_B, self.group):
             longest = int(length_B[index[-1]])
             last = self.encoder(x_BTC[index, -longest:], mask_B1TT[index, :, -longest:, -longest:])[-1]
             encoded.append(nn.functional.pad(last, (0, 0, x_BTC.shape[1] - longest, 0)))
@@ -197,7 +197,9 @@ def dot_view(data: QualityData, length: int, encode: Encode, embedding: Callable
             pieces = ((item, code) for item, code, _ in data.histories(part))
             histories[part] = Rows.of(pieces, len(data.cases[part]), length, data.n_items)
         rows = histories[part].take(index)
-        pairs = zip(rows.items_NT.split(_ENCODED_AT_ONCE), rows.domains_NT.split(_ENCODED_AT_ONCE), strict=True)
+        pairs = zip(
+            *(torch.split(ids_NT, _ENCODED_AT_ONCE) for ids_NT in (rows.items_NT, rows.domains_NT)), strict=True
+        )
         return torch.cat([encode(items_BT, domains_BT) for items_BT, domains_BT in pairs])
 
     @torch.no_grad()
