@@ -14,7 +14,7 @@ Repairs, all of them at run time:
 4. Its dataset never draws a user's validation and test items as negatives, which gives them away; here the user's
    training items alone are spared. Negatives are drawn anew each epoch, as there.
 5. The losses of the 30 coalitions become numbers before they are used: they are computed without gradient.
-6. Padding is not encoded (`WithoutPadding`): the same figures but for the order of dropout's draws, faster.
+6. Padding is not encoded (`WithoutPadding`, `OnlyEncoded`): the same figures but for the order of dropout's draws.
 7. Users whose training events are fewer than two are left out: they have no target.
 
 What stays as it is: a loss counts for the domain of the event before its target, and the two scalars that move the
@@ -34,6 +34,7 @@ from torch import Tensor
 
 from benchmarks.peers.published import (
     Negatives,
+    OnlyEncoded,
     Rows,
     TrainRows,
     WithoutPadding,
@@ -131,6 +132,8 @@ def load_cgrec(folder: Path, n_items: int, channels: int, length: int, device: t
     )  # fmt: skip
     module.device = device
     module.item_encoder = WithoutPadding(module.item_encoder)
+    module.prediction_layer_1 = OnlyEncoded(module.prediction_layer_1)
+    module.prediction_layer_2 = OnlyEncoded(module.prediction_layer_2)
     module.shaply_layer = torch.no_grad()(module.shaply_layer)
     return module.to(device)
 

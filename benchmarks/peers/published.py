@@ -184,6 +184,20 @@ class WithoutPadding(nn.Module):
         return [torch.cat(encoded)[torch.argsort(order_B)]]
 
 
+class OnlyEncoded(nn.Module):
+    """A layer that treats each step alone, after `WithoutPadding`: steps that are all 0 stay 0."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x_BTC: Tensor) -> Tensor:
+        """Return the layer's outputs, [B, T, C]."""
+        real_BT = (x_BTC != 0).any(-1)
+        found_NC: Tensor = self.layer(x_BTC[real_BT])
+        return x_BTC.new_zeros(x_BTC.shape).masked_scatter(real_BT[..., None], found_NC)
+
+
 def dot_view(data: QualityData, length: int, encode: Encode, embedding: Callable[[], Tensor]) -> View:
     """Rank by the product of a history's vector with the items' embeddings.
 

@@ -16,6 +16,7 @@ import torch
 from benchmarks.peers import c2dsr, cgrec, released
 from benchmarks.peers.published import (
     Negatives,
+    OnlyEncoded,
     Rows,
     TrainRows,
     WithoutPadding,
@@ -173,6 +174,9 @@ def test_leaving_out_padding_changes_no_figure_of_theirs(peer: Peer, data: Quali
             module.item_encoder = module.item_encoder.encoder
             if peer.name == "released":
                 module.expert_ = torch.nn.ModuleList([module.item_encoder] * 5)
+            else:
+                module.prediction_layer_1 = module.prediction_layer_1.layer
+                module.prediction_layer_2 = module.prediction_layer_2.layer
         for part in module.modules():
             if isinstance(part, torch.nn.Dropout):
                 part.p = 0.0
@@ -183,12 +187,22 @@ def test_leaving_out_padding_changes_no_figure_of_theirs(peer: Peer, data: Quali
             loss = cgrec.loss(module, np.random.default_rng(0), inputs, targets, negative)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = {
-            name.replace("item_encoder.encoder.", "item_encoder."): parameter.grad
+            name.replace(".encoder.", ".").replace(".layer.", "."): parameter.grad
             for name, parameter in module.named_parameters()
             if parameter.grad is not None
         }
         found.append((loss.detach(), gradients))
     torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-6)
+
+
+def test_steps_that_are_zero_stay_zero() -> None:
+    layer = torch.nn.Linear(3, 3)
+    x_BTC = torch.tensor([[[0.0, 0, 0], [1, 2, 3]], [[0, 0, 1], [4, 5, 6]]], requires_grad=True)
+    found = OnlyEncoded(layer)(x_BTC)
+    assert not found[0, 0].any()
+    torch.testing.assert_close(found.flatten(0, 1)[1:], layer(x_BTC).flatten(0, 1)[1:])
+    found.sum().backward()
+    assert x_BTC.grad is not None and not x_BTC.grad[0, 0].any() and x_BTC.grad[1, 1].any()
 
 
 def test_dot_view_scores_the_domains_items_and_the_sampled_candidates(data: QualityData) -> None:
