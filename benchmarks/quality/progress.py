@@ -31,7 +31,7 @@ class Progress:
             # No thread of its own: the benchmark forks.
             columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
             self._bar = Bar(*columns, console=self.console, auto_refresh=False)
-            self._task = self._bar.add_task("")
+            self._task = self._bar.add_task("", total=None)
             self._bar.start()
 
     def expect(self, row: str, n_cells: int, seconds: Sequence[float]) -> None:
