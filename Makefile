@@ -9,7 +9,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-nights test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted bench-catalogue bench-sampled
+.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -61,6 +61,13 @@ bench-catalogue: setup ## 1,000,000 items in five domains: memory, users/s, wher
 
 bench-sampled: setup ## sampled against full softmax in quality, on set A5; DATA=folder of interactions.parquet
 	@$(JOBS)/python -m benchmarks.sampled_softmax $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
+
+bench-quality: setup ## every system on set A5: hours, resumable; QUICK=1 ROWS="default" SEEDS=5 SPLIT=time PEERS=../peers
+	@sh -c "$$SETUP" bench || echo "bench-quality goes on without the rows of the kept library"
+	@$(JOBS)/python -m benchmarks.quality $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) \
+	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(DATA),--data "$(DATA)") \
+	    $(if $(PEERS),--peers "$(PEERS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(DEVICE),--device "$(DEVICE)") \
+	    $(if $(TRIALS),--trials "$(TRIALS)") $(if $(REPORT),--report) $(if $(RECORD),--record)
 
 bench-planted: setup ## does NTG find what the sample planted? half an hour and more, resumable; SEEDS=5 EPOCHS=12
 	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)")

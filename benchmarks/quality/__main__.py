@@ -1,0 +1,184 @@
+"""The quality benchmark: every system on the same cases of set A5, by one honest protocol. Hours, resumable.
+
+    make bench-quality                  # all rows; a stopped run goes on where it was
+    make bench-quality QUICK=1          # fewer users, one seed, no slow rows
+    make bench-quality ROWS="default"   # a row and the rows whose scores it reads
+
+Finished cells lie in var/quality and are read, never trained again. How it is measured: docs/benchmarks/quality.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.peers import all_peers
+from benchmarks.prepare_amazon2014 import DATA
+from benchmarks.quality.data import QUICK_USERS, SPLITS, DataAbsent, QualityData, load_a5
+from benchmarks.quality.figures import Figures, flat, plain, summarise
+from benchmarks.quality.plan import Scale, UnknownRow, order
+from benchmarks.quality.plots import draw
+from benchmarks.quality.progress import Progress
+from benchmarks.quality.protocol import Budget, Peer
+from benchmarks.quality.runner import Busy, Runner
+from benchmarks.quality.systems import Row
+from benchmarks.quality.tables import report
+from benchmarks.record import RESULTS, ROOT, record
+
+PAGE = ROOT / "docs" / "benchmarks" / "quality.md"
+IMAGES = ROOT / "docs" / "img"
+CACHE = ROOT / "var" / "quality"
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where a run's outcome goes. page: None for a run that is not shown there."""
+
+    results: Path
+    page: Path | None
+
+
+def part_of(arguments: argparse.Namespace) -> str:
+    """Return the part of the results file, which is also the first word of its figures."""
+    return "a5" + ("quick" if arguments.quick else "") + ("time" if arguments.split == "time" else "")
+
+
+def keep(part: str, figures: Figures, rows: dict[str, Row], about: dict[str, Any], places: Places) -> None:
+    """Write the figures to the results file, the tables into their place on the page."""
+    details = {
+        **about,
+        **plain(figures),
+        "absent": {name: row.absent for name, row in rows.items() if row.absent},
+        "failed": {name: row.errors for name, row in rows.items() if row.errors},
+        "trials": [plain(trial) for row in rows.values() for trial in row.trials],
+    }
+    record("quality", flat(figures, part), part=part, details=details, folder=places.results)
+    if places.page is not None:
+        text = into_page(places.page.read_text(encoding="utf-8"), part, report(figures, rows))
+        places.page.write_text(text, encoding="utf-8")
+
+
+def into_page(text: str, part: str, tables: str) -> str:
+    """Return the page with a part's tables between its two marks; what a person wrote around them stays.
+
+    Raises
+    ------
+    ValueError : the page has lost a mark.
+    """
+    marks = f"<!-- make bench-quality writes {part} from here -->", f"<!-- {part} to here -->"
+    before, first, rest = text.partition(marks[0])
+    _, last, after = rest.partition(marks[1])
+    if not (first and last):
+        raise ValueError(f"the page says with {marks[0]!r} and {marks[1]!r} where the tables go; put them back")
+    return f"{before}{first}\n\n{tables}\n\n{last}{after}"
+
+
+def wanted_peers(arguments: argparse.Namespace) -> list[Peer]:
+    """Return the rows of this run in their order; QUICK leaves slow ones out that nobody asked for."""
+    peers = all_peers()
+    if arguments.quick and not arguments.rows:
+        peers = {name: peer for name, peer in peers.items() if not peer.slow}
+    return order(peers, arguments.rows)
+
+
+def scale_of(arguments: argparse.Namespace) -> Scale:
+    """Return how many seeds: as many as asked for, in QUICK one, else more for the headline than for the rest."""
+    if arguments.seeds or arguments.quick:
+        n_seeds = arguments.seeds or 1
+        return Scale(n_seeds, n_seeds, arguments.trials)
+    return Scale(trials=arguments.trials)
+
+
+def unlike_the_benchmark(arguments: argparse.Namespace) -> str:
+    """Return why a run's figures are not the benchmark's, "" where they are."""
+    asked = {
+        "ROWS": arguments.rows, "EPOCHS": arguments.epochs, "TRIALS": arguments.trials, "SEEDS": arguments.seeds,
+    }  # fmt: skip
+    return " and ".join(name for name, value in asked.items() if value)
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    budget = Budget()
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description="The quality benchmark.")
+    parser.add_argument("--rows", nargs="+", default=[], help="these rows and those they need (default: all)")
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_USERS} users, one seed, no slow rows")
+    parser.add_argument("--seeds", type=int, help="of every row (default: 5 for the headline rows, else 3)")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0])
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of interactions.parquet")
+    parser.add_argument("--peers", type=Path, help="folder of public repositories by name")
+    parser.add_argument("--epochs", type=int, help=f"at most so many (default {budget.epochs})")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    parser.add_argument("--threads", type=int, default=budget.threads, help=f"default {budget.threads}")
+    parser.add_argument("--trials", type=int, help="at most so many settings of each search (default: all)")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="folder of finished cells")
+    parser.add_argument("--report", action="store_true", help="train nothing: the figures of what is there")
+    parser.add_argument("--record", action="store_true", help="record also what is not the whole benchmark")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of quality.json")
+    parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the plots")
+    parser.add_argument("--page", type=Path, default=PAGE, help="the page whose tables are written anew")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train what is missing, print the tables, record the figures. 1 where a row crashed, 130 where stopped."""
+    arguments = _arguments(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _run(arguments)
+    except (DataAbsent, UnknownRow, Busy) as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    peers = wanted_peers(arguments)
+    users = QUICK_USERS if arguments.quick else None
+    data = load_a5(arguments.data, split=arguments.split, users=users)
+    budget = Budget(
+        threads=arguments.threads, epochs=arguments.epochs or Budget().epochs, device=arguments.device,
+        checkouts=arguments.peers.resolve() if arguments.peers else None,
+    )  # fmt: skip
+    scale = scale_of(arguments)
+    progress = Progress()
+    try:
+        runner = Runner(data, budget, arguments.cache, peers, scale, progress, train=not arguments.report)
+        rows = runner.run()
+    finally:
+        progress.stop()
+    figures = summarise(rows, data)
+    text = report(figures, rows)
+    print(text)
+    folder = runner.cache.folder
+    (folder / "report.md").write_text(text + "\n", encoding="utf-8")
+    unlike, shown = unlike_the_benchmark(arguments), False
+    if unlike and not arguments.record:
+        print(f"not recorded: with {unlike} it is not the whole benchmark (RECORD=1 records it)", file=sys.stderr)
+    elif figures.systems:
+        places = Places(arguments.results, None if arguments.quick else arguments.page)
+        keep(part_of(arguments), figures, rows, _about(data, budget, scale), places)
+        shown = places.page is not None
+    images = arguments.images if shown else folder / "img"
+    draw(figures, rows, images, f"quality-{part_of(arguments)}")
+    print(f"tables, trials and finished cells: {folder}; plots: {images}", file=sys.stderr)
+    return 1 if any(row.errors for row in rows.values()) else 0
+
+
+def _about(data: QualityData, budget: Budget, scale: Scale) -> dict[str, Any]:
+    return {
+        "set": data.name, "users": data.n_users, "items": dict(zip(data.domains, data.n_items, strict=True)),
+        "events": len(data.events), "cases": {part: len(cases) for part, cases in data.cases.items()},
+        "epochs": budget.epochs, "patience": budget.patience, "threads": budget.threads,
+        "headline_seeds": scale.headline, "other_seeds": scale.other, "trials_at_most": scale.trials,
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""The figures of the quality benchmark: every system's measures on test, our gains over each rival, what it costs.
+
+Shapes: D domains, M cases.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, is_dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.quality.bootstrap import Bootstrap, Gain, Interval, gains, macro_interval, mean_over_domains
+from benchmarks.quality.data import STRATA, QualityData
+from benchmarks.quality.systems import (
+    DEFAULT,
+    EQUIPPED,
+    METRIC,
+    MULTI_KINDS,
+    PLAIN,
+    RELEASED,
+    Rivals,
+    Row,
+    System,
+    choose_rivals,
+    systems_of,
+)
+from benchmarks.quality.trials import DONE
+
+METRICS = (METRIC, "hr@10", "mrr")
+SAMPLED = {"own100": "same domain", "all100": "all domains"}  # the negatives of the papers' protocol
+BEST_SINGLE, BEST_MULTI = "best_single", "best_multi"
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """train_s: mean of a seed. search_s: of all finished attempts together. user_ms: to score and rank one case."""
+
+    train_s: float
+    search_s: float
+    parameters: int
+    user_ms: float
+    peak_gib: float
+
+
+@dataclass(frozen=True)
+class SystemFigures:
+    """One line of the tables. test: measure -> domain -> value, with "macro" and "min". macro: of NDCG@10.
+
+    strata: domain or "macro" -> stratum -> NDCG@10. sampled: "own100" or "all100" -> as `test`, {} where a view
+    cannot be ranked so. valid_macro is what choices are made by.
+    """
+
+    name: str
+    row: str
+    kind: str
+    source: str
+    seeds: tuple[int, ...]
+    settings: dict[str, Any]
+    valid_macro: float
+    test: dict[str, Values]
+    macro: Interval
+    strata: dict[str, Values]
+    sampled: dict[str, dict[str, Values]]
+    cost: Cost
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One system against its rivals. rivals: domain -> name."""
+
+    system: str
+    rivals: dict[str, str]
+    domains: dict[str, Gain]
+    macro: Gain
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Everything that the tables and plots show. versus: our default against "best_single", "best_multi", the
+    two ensembles. transfer: every row that learns from all domains against the best of one domain (RQ2).
+    """
+
+    domains: tuple[str, ...]
+    systems: dict[str, SystemFigures]
+    rivals: Rivals
+    versus: dict[str, Comparison]
+    transfer: dict[str, Comparison]
+
+
+def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_000) -> Figures:
+    """Return all figures of what is there. Rivals are chosen on validation, everything shown is of test."""
+    systems = systems_of(rows.values(), data)
+    bootstrap = Bootstrap(data, n_resamples=n_resamples)
+    rivals = choose_rivals(systems, data)
+    single = [systems[rivals.single[domain]] for domain in data.domains if domain in rivals.single]
+    everywhere = len(single) == len(data.domains)
+    versus = {}
+    if DEFAULT in systems:
+        ours = systems[DEFAULT]
+        if everywhere:
+            versus[BEST_SINGLE] = _compare(bootstrap, ours, single)
+        for key, name in ((BEST_MULTI, rivals.multi), (PLAIN, PLAIN), (EQUIPPED, EQUIPPED)):
+            if name in systems:
+                versus[key] = _compare(bootstrap, ours, [systems[name]] * len(data.domains))
+    transfer = {
+        system.name: _compare(bootstrap, system, single)
+        for system in systems.values()
+        if everywhere and system.kind in ("ours", *MULTI_KINDS)
+    }
+    lines = {name: _system(system, rows[system.row], bootstrap) for name, system in systems.items()}
+    return Figures(data.domains, lines, rivals, versus, transfer)
+
+
+def _compare(bootstrap: Bootstrap, ours: System, rivals: list[System]) -> Comparison:
+    domains = bootstrap.data.domains
+    found, macro = gains(bootstrap, ours, rivals)
+    names = {domain: rival.name for domain, rival in zip(domains, rivals, strict=True)}
+    return Comparison(ours.name, names, dict(zip(domains, found, strict=True)), macro)
+
+
+def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
+    runs = system.runs
+    sampled = {ranking: _measures(system, ranking) for ranking in SAMPLED}
+    return SystemFigures(
+        name=system.name,
+        row=system.row,
+        kind=system.kind,
+        source=system.source,
+        seeds=tuple(run.cell.seed for run in runs),
+        settings=dict(runs[0].cell.settings),
+        valid_macro=system.macro("valid"),
+        test=_measures(system, "full"),
+        macro=macro_interval(bootstrap, system),
+        strata=_strata(system),
+        sampled={ranking: found for ranking, found in sampled.items() if math.isfinite(found[METRIC]["macro"])},
+        cost=Cost(
+            train_s=_mean([run.figures["train_s"] for run in runs]),
+            search_s=sum(trial.seconds for trial in row.trials if trial.outcome == DONE),
+            parameters=int(runs[0].figures["parameters"]),
+            user_ms=_mean([run.figures["score_ms"][system.view] for run in runs]),
+            peak_gib=max(float(run.figures["peak_gib"]) for run in runs),
+        ),
+        notes=tuple(dict.fromkeys(note for run in runs for note in run.figures["notes"])),
+    )
+
+
+def _measures(system: System, ranking: str) -> dict[str, Values]:
+    return {metric: _named(system, system.by_domain("test", metric, ranking)) for metric in METRICS}
+
+
+def _named(system: System, values_D: Any) -> Values:
+    """Return values by domain, with their mean and the worst of them."""
+    named = {domain: float(value) for domain, value in zip(system.data.domains, values_D, strict=True)}
+    known = values_D[np.isfinite(values_D)]
+    return {
+        **named,
+        "macro": float(mean_over_domains(values_D)),
+        "min": float(known.min()) if len(known) else math.nan,
+    }
+
+
+def _strata(system: System) -> dict[str, Values]:
+    """Return NDCG@10 by domain and stratum; macro is the mean over the domains that have cases of the stratum."""
+    stratum_M = system.data.cases["test"].stratum_M
+    found: dict[str, Values] = {domain: {} for domain in [*system.data.domains, "macro"]}
+    for number, stratum in enumerate(STRATA):
+        values_D = system.by_domain("test", where_M=stratum_M == number)
+        for domain, value in zip(system.data.domains, values_D, strict=True):
+            found[domain][stratum] = float(value)
+        found["macro"][stratum] = float(mean_over_domains(values_D))
+    return found
+
+
+def _mean(values: list[float]) -> float:
+    return float(np.mean(values))
+
+
+def flat(figures: Figures, prefix: str = "a5") -> Values:
+    """Return the figures that the results file shows, rounded; those whose rows are not there are left out."""
+    found: Values = {}
+    for name, line in figures.systems.items():
+        for domain in figures.domains:
+            value = line.test[METRIC][domain]
+            if name == DEFAULT:
+                found[f"{prefix}.ndcg10.{domain}.default"] = value
+            if name == RELEASED:
+                owner = "" if prefix == "a5" else f"{prefix}."
+                found[f"{owner}released.ndcg10.{domain}"] = value
+            if figures.rivals.single.get(domain) == name:
+                found[f"{prefix}.ndcg10.{domain}.best_single"] = value
+            if figures.rivals.multi == name:
+                found[f"{prefix}.ndcg10.{domain}.best_multi"] = value
+    names = {
+        BEST_SINGLE: "gain_macro_vs_best_single",
+        BEST_MULTI: "gain_macro_vs_best_multi",
+        EQUIPPED: "gain_macro_vs_equipped_ensemble",
+    }
+    for key, name in names.items():
+        if key in figures.versus:
+            found[f"{prefix}.{name}"] = figures.versus[key].macro.ratio.value
+    if BEST_SINGLE in figures.versus:
+        for domain, gain in figures.versus[BEST_SINGLE].domains.items():
+            found[f"{prefix}.gain_ci_low.{domain}"] = gain.ratio.low
+    return {name: float(f"{value:.4g}") for name, value in sorted(found.items()) if math.isfinite(value)}
+
+
+def plain(value: Any) -> Any:
+    """Return JSON values; a figure that is not defined becomes null."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple | set):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

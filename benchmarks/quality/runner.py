@@ -1,0 +1,225 @@
+"""Train what is missing, row by row: the search with seed 0, the choice on validation, then the other seeds."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from benchmarks.quality.cells import Cache, Cell, Result
+from benchmarks.quality.data import QualityData
+from benchmarks.quality.plan import Scale, seeds
+from benchmarks.quality.process import Outcome, run_alone
+from benchmarks.quality.progress import Progress
+from benchmarks.quality.protocol import Budget, Peer, PeerAbsent, View
+from benchmarks.quality.systems import Row, choose_rivals, systems_of, validation_macro
+from benchmarks.quality.trials import ABSENT, DONE, FAILED, Trial, Trials
+from jobs.lakehouse import code_version
+
+
+class Busy(Exception):
+    """Another run works in the same folder."""
+
+
+class Runner:
+    """All rows of one run over one benchmark set. train: False reads what is there and trains nothing."""
+
+    def __init__(
+        self, data: QualityData, budget: Budget, folder: Path, peers: Sequence[Peer], scale: Scale,
+        progress: Progress, *, train: bool = True,
+    ) -> None:  # fmt: skip
+        self.data, self.budget, self.scale, self.progress, self.train = data, budget, scale, progress, train
+        self.peers = {peer.name: peer for peer in peers}
+        self.cache = Cache(folder, data, budget)
+        self.trials = Trials(self.cache.folder / "trials.jsonl")
+        self.rows: dict[str, Row] = {}
+
+    def run(self) -> dict[str, Row]:
+        """Return what became of every row; the peers stand in an order in which needed rows come first.
+
+        Raises
+        ------
+        Busy : another run trains in the same folder.
+        """
+        with (self.cache.folder / "lock").open("w") as lock:
+            if self.train:
+                self._take(lock)
+            self._expect()
+            for peer in self.peers.values():
+                self.rows[peer.name] = self._row(peer)
+            rivals: set[str] = set()
+            while new := self._rivals() - rivals:  # more seeds may choose another rival: ends when none is new
+                rivals |= new
+                for name in sorted(new):
+                    peer = self.peers[name]
+                    self._more_seeds(self.rows[name], seeds(peer, self.peers.values(), self.scale, rivals))
+        return self.rows
+
+    def _take(self, lock: TextIO) -> None:
+        try:  # a child inherits it: an orphan of a killed run holds it to its end
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise Busy(f"another run, or its last training, works in {self.cache.folder}: wait for it") from None
+
+    def _expect(self) -> None:
+        """Tell the progress which cells there will be, and how long their like took."""
+        for peer in self.peers.values():
+            n_cells = len(self.scale.settings(peer)) + len(seeds(peer, self.peers.values(), self.scale)) - 1
+            known = [trial.seconds for trial in self.trials.of(peer.name) if trial.outcome == DONE]
+            self.progress.expect(peer.name, n_cells, known)
+
+    def _rivals(self) -> set[str]:
+        """Return the rows that validation chooses as single-domain rivals."""
+        systems = systems_of(self.rows.values(), self.data)
+        return {systems[name].row for name in choose_rivals(systems, self.data).single.values()}
+
+    def _row(self, peer: Peer) -> Row:
+        row = Row(peer, absent=self._missing_need(peer))
+        tried: list[tuple[float, Result]] = []
+        for settings in self.scale.settings(peer):
+            result = None if row.absent else self._result(row, Cell(peer.name, settings, 0))
+            if result is not None:
+                tried.append((validation_macro(self.data, result), result))
+        if tried:
+            best = max(tried, key=lambda pair: pair[0])[1]
+            row.results[0] = best
+            self._drop_scores([result.cell for _, result in tried if result is not best])
+            self._more_seeds(row, seeds(peer, self.peers.values(), self.scale))
+        elif not row.absent and not row.errors:
+            row.absent = "not trained yet"
+        self.progress.finish(peer.name)
+        row.trials = self.trials.of(peer.name)
+        return row
+
+    def _more_seeds(self, row: Row, wanted: range) -> None:
+        settings = row.results[0].cell.settings
+        for seed in wanted:
+            result = row.results.get(seed) or self._result(row, Cell(row.peer.name, settings, seed))
+            if result is not None:
+                row.results[seed] = result
+        row.trials = self.trials.of(row.peer.name)
+
+    def _missing_need(self, peer: Peer) -> str:
+        for need in peer.needs:
+            if need not in self.rows:
+                return f"reads the scores of {need}, which is no row of this run"
+            if not self.rows[need].results:
+                return f"reads the scores of {need}: {self.rows[need].absent or 'it failed'}"
+        return ""
+
+    def _result(self, row: Row, cell: Cell) -> Result | None:
+        """Return a cell from the cache, or train it; None where that is not possible, which the row then says."""
+        if row.absent:
+            return None
+        found = self._finished(row.peer, cell)
+        if found is not None or not self.train:
+            self.progress.read(row.peer.name)
+            return found
+        try:
+            self._restore_needs(row.peer, cell.seed)
+        except KeyError as missing:
+            outcome = Outcome(FAILED, f"reads the scores of {missing.args[0]}", 0.0)
+        else:
+            self.progress.begin(cell)
+            outcome = self._train(row.peer, cell)
+        result = self.cache.read(cell) if outcome.word == DONE else None
+        if outcome.word == ABSENT:
+            row.absent = outcome.message
+        elif outcome.word == FAILED:
+            row.errors.append(f"seed {cell.seed}, {_words(cell.settings)}: {outcome.message}")
+        macro = validation_macro(self.data, result) if result else math.nan
+        self._keep(row.peer, cell, outcome, macro)
+        self.progress.end(cell, outcome, macro)
+        return result
+
+    def _finished(self, peer: Peer, cell: Cell) -> Result | None:
+        """Return a cell from the cache, unless it read the scores of other cells than it would today."""
+        found = self.cache.read(cell)
+        if found is None or "" not in found.views:
+            return None
+        known = self.trials.done(cell.name, self.budget.epochs, self.budget.patience)
+        if known is None and self.train:  # its line was lost
+            outcome = Outcome(DONE, "", float(found.figures["train_s"]))
+            self._keep(peer, cell, outcome, validation_macro(self.data, found))
+        elif known and list(known.needs) != self._needed_cells(peer, cell.seed):
+            return None
+        return found
+
+    def _train(self, peer: Peer, cell: Cell) -> Outcome:
+        def work() -> None:
+            device = self.budget.device
+            if device == "auto":  # asked here: a benchmark that has touched the GPU can fork no child that uses it
+                device = "cuda" if torch.cuda.is_available() else "cpu"
+            Cache(self.cache.folder.parent, self.data, replace(self.budget, device=device)).run(
+                peer, cell, self._kept(peer, cell.seed)
+            )
+
+        log = self.cache.folder / "logs" / f"{cell.name}.log"
+        outcome = run_alone(work, log, self.progress.tick)
+        if outcome.word == DONE and "" not in (self.cache.read(cell) or Result(cell, {"views": []}, {})).views:
+            return replace(outcome, word=FAILED, message='it has no view "", the system itself')
+        return outcome
+
+    def _kept(self, peer: Peer, seed: int) -> Callable[[str], View]:
+        def kept(name: str) -> View:
+            if name not in peer.needs:
+                raise ValueError(f"row {peer.name!r} reads the scores of {name!r}, which its needs do not name")
+            if name not in self.rows:
+                raise PeerAbsent(f"reads the scores of {name}, which is no row of this run")
+            return self.cache.scores(self._needed(name, seed).cell)
+
+        return kept
+
+    def _needed(self, name: str, seed: int) -> Result:
+        """Return the needed row's result under a seed; of a row that is not seeded, its only one."""
+        row = self.rows[name]
+        wanted = seed if row.peer.seeded else 0
+        if wanted not in row.results:
+            raise KeyError(f"{name}, which has none under seed {wanted}")
+        return row.results[wanted]
+
+    def _needed_cells(self, peer: Peer, seed: int) -> list[str]:
+        rows = [self.rows[name] for name in peer.needs if name in self.rows]
+        wanted = [(row, seed if row.peer.seeded else 0) for row in rows]
+        return [row.results[number].cell.name for row, number in wanted if number in row.results]
+
+    def _restore_needs(self, peer: Peer, seed: int) -> None:
+        """Train the needed cells anew whose scores somebody removed to save room."""
+        for name in peer.needs:
+            need = self._needed(name, seed)
+            if not self._scores(need.cell).is_dir():
+                self.progress.begin(need.cell)
+                outcome = self._train(self.rows[name].peer, need.cell)
+                self._keep(self.rows[name].peer, need.cell, outcome, validation_macro(self.data, need))
+                if outcome.word != DONE:
+                    raise KeyError(f"{name}, which are gone; training it again: {outcome.message}")
+
+    def _keep(self, peer: Peer, cell: Cell, outcome: Outcome, macro: float) -> None:
+        self.trials.add(
+            Trial(
+                cell.name, cell.row, dict(cell.settings), cell.seed, macro if outcome.word == DONE else math.nan,
+                outcome.seconds, outcome.word, outcome.message, self._needed_cells(peer, cell.seed),
+                self.budget.epochs, self.budget.patience, code_version(),
+                datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            )
+        )  # fmt: skip
+
+    def _scores(self, cell: Cell) -> Path:
+        return self.cache.folder / "scores" / cell.name
+
+    def _drop_scores(self, cells: Sequence[Cell]) -> None:
+        """Remove the scores of settings that lost the search: half a gigabyte each, and nobody reads them."""
+        for cell in cells if self.train else ():
+            shutil.rmtree(self._scores(cell), ignore_errors=True)
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    """Return settings for a line of text."""
+    return ", ".join(f"{name} {value}" for name, value in settings.items()) or "no settings"
