@@ -39,7 +39,7 @@ def fit_blend(model: SyNCRec, valid: SequenceSet, repeats: Collection[str] = ())
     for code in range(1, len(model.domains) + 1):
         batches = list(_features(model, reader, code, repeats))
         start_F = model.blend.start_F()
-        weights_F = _newton(batches, start_F) if batches else start_F
+        weights_F = fit_weights(batches, start_F) if batches else start_F
         with torch.no_grad():
             model.blend.weights_DF[code - 1, : len(weights_F)] = weights_F.to(model.blend.weights_DF)
         used.append(sum(len(target_m) for _, target_m in batches))
@@ -91,13 +91,20 @@ def _features(
         found = [model.blend.feature(name, cross_mV, single_mV, cross, single, code) for name in names]
         x_mVF = torch.stack([value.expand_as(cross_mV).float() for value in found], dim=-1)
         removed_mV = removed_items(reader, part, code, repeats, device)
-        # The same feature values as the target's would tie; a removed item must leave the sum altogether.
-        x_mVF = torch.cat([x_mVF, (removed_mV * _HELD_BACK).unsqueeze(-1)], dim=-1)
-        yield x_mVF.cpu(), torch.from_numpy(part.target_M - 1)
+        yield held_back(x_mVF, removed_mV).cpu(), torch.from_numpy(part.target_M - 1)
 
 
-def _newton(batches: list[tuple[Tensor, Tensor]], start_F: Tensor) -> Tensor:
-    """Return the weights that minimise the sum of cross-entropies and the ridge, [F], float64."""
+def held_back(x_mVF: Tensor, removed_mV: Tensor) -> Tensor:
+    """Append what keeps items out of the sum of a softmax: 0, or a large negative number for a removed item."""
+    return torch.cat([x_mVF, (removed_mV * _HELD_BACK).unsqueeze(-1)], dim=-1)
+
+
+def fit_weights(batches: list[tuple[Tensor, Tensor]], start_F: Tensor) -> Tensor:
+    """Return the weights that minimise the sum of cross-entropies and the ridge, [F], float64.
+
+    batches: (features [m, V, F] and what is added to a score, 0 or `held_back`, [m, V, 1]; target column [m]).
+    start_F: where the ridge pulls to.
+    """
     spread_F = _spread(batches)
     start_F = start_F.double()
     ridge_F = _RIDGE * spread_F**2

@@ -1,4 +1,4 @@
-"""The systems of the quality benchmark, one file each. Add a `Peer` here and it is a row."""
+"""The systems of the quality benchmark, one file each. Add a `Peer` to a file's PEERS and it is a row."""
 
 from __future__ import annotations
 
@@ -7,5 +7,23 @@ from benchmarks.quality.protocol import Peer
 
 def all_peers() -> dict[str, Peer]:
     """Return every system by the name of its row."""
-    peers: tuple[Peer, ...] = ()
-    return {peer.name: peer for peer in peers}
+    from benchmarks.peers import (
+        bert4rec,
+        c2dsr,
+        cgrec,
+        ease,
+        ensemble,
+        gru4rec,
+        item_knn,
+        ours,
+        popularity,
+        rectools_sasrec,
+        released,
+        sasrec,
+    )
+
+    files = (
+        popularity, item_knn, ease, sasrec, ours, ensemble, rectools_sasrec, bert4rec, gru4rec, released, cgrec,
+        c2dsr,
+    )  # fmt: skip
+    return {peer.name: peer for file in files for peer in file.PEERS}

@@ -10,7 +10,7 @@ from small_models import DOMAINS, N_ITEMS, random_set
 from syncrec_model import ModelConfig, SyNCRec, load_model, rank_cases, save_model
 from syncrec_model.batches import SequenceReader
 from syncrec_model.blend import FEATURES
-from syncrec_model.blend_fit import _features, _newton, cross_fitted_ranks, fit_blend
+from syncrec_model.blend_fit import _features, cross_fitted_ranks, fit_blend, fit_weights
 from syncrec_model.vocabulary import Vocabulary
 
 LOG = {"max_length": 8, "n_users": 40, "mean_length": 9}
@@ -49,7 +49,7 @@ def test_the_weights_minimise_the_targets_cross_entropy() -> None:
     model, valid = learned(), random_set(7, window=(25, 60), **LOG)
     batches = list(_features(model, SequenceReader(valid), 1, ()))
     start_F = model.blend.start_F()
-    found_F = _newton(batches, start_F)
+    found_F = fit_weights(batches, start_F)
 
     def objective(weights_F: torch.Tensor) -> float:
         total = 0.0
@@ -79,7 +79,7 @@ def test_items_of_the_history_have_no_say_in_the_fit() -> None:
     for x, _ in changed:
         x[..., :-1][x[..., -1] < 0] = 7.0
     start_F = model.blend.start_F()
-    torch.testing.assert_close(_newton(changed, start_F), _newton(batches, start_F), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(fit_weights(changed, start_F), fit_weights(batches, start_F), rtol=1e-4, atol=1e-4)
 
 
 def test_a_domain_without_cases_keeps_the_sum_of_both_views() -> None:
