@@ -32,7 +32,7 @@ from syncrec_model.measures import case_values
 BENCH_PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"
 WORKER = Path(__file__).with_name("bench_worker.py")
 SCOPES = ("single", "all", "mixed")
-DECAYS = (1.0, 0.9, 0.7, 0.5)
+DECAYS = (1.0, 0.9, 0.7, 0.5, 0.3)
 _BELOW = 1e-6  # popularity fills -_BELOW .. 0
 NOTES = (
     f"weight of an event by its place from the end: decay ** place, decay of {DECAYS} chosen on validation",
