@@ -86,7 +86,7 @@ def test_every_field_of_model_and_training_can_be_set(settings: Any) -> None:
         channels=12, max_length=8, n_experts=5, n_cross_experts=3, n_layers=2, n_heads=3, ffn_multiplier=3,
         dropout=0.1, gate="sequence", loss="bce", correction="bounded", correction_floor=0.4,
         correction_momentum=0.8, temperature=0.7, mim_score="cosine", mim_others_only=True, stop_gradient=False,
-        mim=False, eta=0.6,
+        mim=False, eta=0.6, start="random", neighbours=0, fit_blend=False,
     )  # fmt: skip
     training = TrainingConfig(
         epochs=3, batch_size=64, learning_rate=1e-3, weight_decay=0.1, warmup_steps=5, clip_norm=2.0, patience=7,
