@@ -88,9 +88,10 @@ def wanted_peers(arguments: argparse.Namespace) -> list[Peer]:
 
 def scale_of(arguments: argparse.Namespace) -> Scale:
     """Return how many seeds: as many as asked for, in QUICK one, else more for the headline than for the rest."""
+    trials = 1 if arguments.quick and arguments.trials is None else arguments.trials
     if arguments.seeds or arguments.quick:
         n_seeds = arguments.seeds or 1
-        return Scale(n_seeds, n_seeds, arguments.trials)
+        return Scale(n_seeds, n_seeds, trials)
     return Scale(trials=arguments.trials)
 
 
@@ -106,7 +107,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     budget = Budget()
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description="The quality benchmark.")
     parser.add_argument("--rows", nargs="+", default=[], help="these rows and those they need (default: all)")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_USERS} users, one seed, no slow rows")
+    parser.add_argument(
+        "--quick", action="store_true", help=f"{QUICK_USERS} users, one seed, no slow rows, no searches"
+    )
     parser.add_argument("--seeds", type=int, help="of every row (default: 5 for the headline rows, else 3)")
     parser.add_argument("--split", choices=SPLITS, default=SPLITS[0])
     parser.add_argument("--data", type=Path, default=DATA, help="folder of interactions.parquet")
