@@ -54,6 +54,14 @@ class Blend(nn.Module):
             counts = np.concatenate([[0], *item_counts(train)])
             self.neighbours.learn(count_pairs(train), torch.from_numpy(counts), self.n_neighbours)
 
+    def start_from(self, older: Blend, domains: Tensor, older_domains: Tensor) -> None:
+        """Take an older model's weights and neighbours for the domains (from 0) that both know."""
+        n_features = min(len(self.features), len(older.features))
+        self.weights_DF[domains, :n_features] = older.weights_DF[older_domains, :n_features]
+        if self.neighbours is not None and older.neighbours is not None:
+            codes, older_codes = (domains + 1).tolist(), (older_domains + 1).tolist()
+            self.neighbours.start_from(older.neighbours, codes, older_codes)
+
     def feature(
         self,
         name: str,

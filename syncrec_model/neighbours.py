@@ -61,6 +61,30 @@ class Neighbours(nn.Module):
         self.weights = torch.from_numpy(near_P[keep].astype(np.float32)).to(device)
         self.popularity = popularity.to(self.popularity)
 
+    def start_from(self, older: Neighbours, codes: Sequence[int], older_codes: Sequence[int]) -> None:
+        """Take an older model's pairs, whose domains (codes, pairwise the same) have grown; new items have none."""
+        n_older, n_domains = len(older.n_items), len(self.n_items)
+        code_of = torch.zeros(n_older + 1, dtype=torch.int64)  # today's code of an older one, 0: not there any more
+        row_of = torch.zeros(len(older.popularity), dtype=torch.int64)  # today's row of an older item
+        self.popularity.zero_()
+        for code, older_code in zip(codes, older_codes, strict=True):
+            code_of[older_code] = code
+            first, older_first = 1 + sum(self.n_items[: code - 1]), 1 + sum(older.n_items[: older_code - 1])
+            count = older.n_items[older_code - 1]
+            row_of[older_first : older_first + count] = torch.arange(first, first + count)
+            self.popularity[first : first + count] = older.popularity[older_first : older_first + count]
+        starts = older.starts.cpu()
+        group_P = torch.repeat_interleave(torch.arange(len(starts) - 1), starts.diff())
+        row_P, code_P = row_of[group_P // n_older], code_of[group_P % n_older + 1]
+        kept = torch.nonzero((row_P > 0) & (code_P > 0)).squeeze(1)
+        group_P = row_P[kept] * n_domains + code_P[kept] - 1
+        order = torch.argsort(group_P, stable=True)
+        sizes = torch.bincount(group_P, minlength=len(self.starts) - 1)
+        device = self.starts.device
+        self.starts = torch.cat([sizes.new_zeros(1), sizes.cumsum(0)]).to(device)
+        self.items = older.items.cpu()[kept][order].to(device)
+        self.weights = older.weights.cpu()[kept][order].to(device)
+
     def scores(self, row_N: Tensor, item_N: Tensor, age_N: Tensor, n_rows: int, code: int) -> Tensor:
         """Return how near each item of a domain is to the histories, [m, V_d].
 

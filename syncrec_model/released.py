@@ -203,7 +203,7 @@ class ReleasedSyNCRec(SyNCRec):
         self.correction.lambda_D.div_(self.correction.lambda_D.sum())
         self.correction.alpha.copy_(older.correction.alpha)
         self.correction.beta.copy_(older.correction.beta)
-        self.blend.weights_DF[domains] = older.blend.weights_DF[older_domains]
+        self.blend.start_from(older.blend, domains, older_domains)
 
 
 def _means_by_input_domain(loss_BT: Tensor, window: Window, n_domains: int) -> tuple[Tensor, Tensor]:

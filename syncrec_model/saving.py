@@ -24,7 +24,7 @@ from .model import SyNCRec
 from .released import ReleasedSyNCRec
 from .vocabulary import Vocabulary
 
-FORMAT = 1
+FORMAT = 2  # 1: a share of the cross view for a blend
 
 
 def save_model(
@@ -82,14 +82,20 @@ def load_model(
         form: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{directory / 'config.json'} is not JSON ({error}); save the model again") from error
-    if form.get("format") != FORMAT:
+    if form.get("format") not in (1, FORMAT):
         raise ValueError(f"{directory / 'config.json'}: format {form.get('format')!r}, this version reads {FORMAT}")
+    if form["format"] == 1:  # models of before the blend had neighbours: they are served on
+        form["model"] |= {"start": "random", "neighbours": 0, "fit_blend": False}
     vocabulary = Vocabulary.load(directory / "vocabulary.json")
     if list(vocabulary.domains) != form["domains"] or list(vocabulary.n_items) != form["n_items"]:
         raise ValueError(f"{directory}: vocabulary.json and config.json name different domains or item counts")
     model = build_model(ModelConfig.from_dict(form["model"]), form["domains"], form["n_items"])
     try:
-        model.load_state_dict(load_file(directory / "model.safetensors"))
+        weights = load_file(directory / "model.safetensors")
+        if (share_D := weights.pop("blend_D", None)) is not None:
+            weights["blend.weights_DF"] = model.blend.weights_DF.clone()
+            weights["blend.weights_DF"][:, :2] = torch.stack([2 * share_D, 2 * (1 - share_D)], dim=1)
+        model.load_state_dict(weights)
     except (SafetensorError, RuntimeError) as error:
         raise ValueError(f"{directory / 'model.safetensors'} does not fit config.json: {error}") from error
     return model.to(device).eval(), vocabulary, dict(form["views"]), dict(form["metadata"])
@@ -179,4 +185,4 @@ def _copy_correction(model: SyNCRec, older: SyNCRec, domains: Tensor, older_doma
     for name in ("lambda_D", "phi_D", "smooth_phi_D"):
         correction.get_buffer(name)[domains] = source.get_buffer(name)[older_domains]
     correction.lambda_D.div_(correction.lambda_D.sum())
-    model.blend.weights_DF[domains] = older.blend.weights_DF[older_domains]
+    model.blend.start_from(older.blend, domains, older_domains)

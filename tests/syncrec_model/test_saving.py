@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_models import DOMAINS, random_set, small_model
 
 from syncrec_model import (
@@ -121,6 +122,42 @@ def test_another_window_gives_the_older_scores_where_the_history_fits_both(gate,
         for domain in DOMAINS:
             scores = dict(new[domain])
             assert {item: scores[item] for item, _ in old[domain]} == pytest.approx(dict(old[domain]), abs=1e-5)
+
+
+def test_a_model_of_format_1_is_read_with_its_share(tmp_path):
+    """Champions registered before the blend had neighbours go on scoring."""
+    model, words = small_model(1, neighbours=0, start="random", fit_blend=False).float(), vocabulary((7, 5, 9))
+    save_model(tmp_path / "m", model, words, VIEWS)
+    form = json.loads((tmp_path / "m" / "config.json").read_text())
+    assert form.pop("format") == 2
+    older = {
+        name: value for name, value in form["model"].items() if name not in ("start", "neighbours", "fit_blend")
+    }
+    (tmp_path / "m" / "config.json").write_text(json.dumps(form | {"format": 1, "model": older}))
+    weights = load_file(tmp_path / "m" / "model.safetensors")
+    del weights["blend.weights_DF"]
+    save_file(weights | {"blend_D": torch.tensor([0.5, 0.25, 1.0])}, tmp_path / "m" / "model.safetensors")
+    again = load_model(tmp_path / "m")[0]
+    assert again.blend.weights_DF[:, :2].tolist() == [[1, 1], [0.5, 1.5], [2, 0]]
+    assert again.blend.neighbours is None and not again.config.fit_blend
+
+
+def test_the_neighbours_and_weights_of_the_blend_move_to_the_grown_vocabulary():
+    """A champion scores tonight's items without training: its item neighbours must say what they said."""
+    today, words, older, older_words = grown()
+    older.blend.learn(random_set(5, n_users=30))
+    with torch.no_grad():
+        older.blend.weights_DF.copy_(torch.tensor([[0.1, 0.2, 9.0, -3.0, 0.7]]) * torch.tensor([[1], [2], [3]]))
+    warm_start(today, words, older, older_words)
+    assert len(today.blend.neighbours.items) == len(older.blend.neighbours.items) > 20
+    blended = dict.fromkeys(DOMAINS, "blend")
+    one = Recommender(older, older_words, blended).recommend(HISTORIES, 50).items
+    two = Recommender(today, words, blended | {"new": "cross"}).recommend(HISTORIES, 50).items
+    for old, new in zip(one, two, strict=True):
+        for domain in DOMAINS:
+            scores = dict(new[domain])
+            assert {item: scores[item] for item, _ in old[domain]} == pytest.approx(dict(old[domain]), rel=1e-5)
+    assert today.blend.weights_DF[0].tolist() == [1, 1, 0, 0, 0], "a new domain: the sum of both views"
 
 
 def test_a_new_domain_starts_fresh_and_the_others_keep_their_state():
