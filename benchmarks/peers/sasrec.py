@@ -32,12 +32,15 @@ from syncrec_model.packing import PackedSequences
 from syncrec_model.prediction import softmax_losses
 
 FORMS = ("single", "all", "mixed", "mixed-all")
+# Patience counts epochs, so a model of few rows needs small steps to learn before it runs out: single-domain models
+# of 2,000 users had a validation NDCG@10 of .005 with 128 rows a step at 1e-3, .013 with 32.
+BATCH_SIZES = {"single": 32, "all": 128, "mixed": 64, "mixed-all": 64}
 SEARCH = (
-    {"dropout": 0.2, "n_layers": 1},
-    {"dropout": 0.2, "n_layers": 2},
-    {"dropout": 0.5, "n_layers": 1},
-    {"dropout": 0.5, "n_layers": 2},
+    {"dropout": 0.2, "n_layers": 1, "learning_rate": 2e-3},
+    {"dropout": 0.2, "n_layers": 2, "learning_rate": 2e-3},
+    {"dropout": 0.5, "n_layers": 1, "learning_rate": 2e-3},
     {"dropout": 0.5, "n_layers": 2, "learning_rate": 2e-3},
+    {"dropout": 0.5, "n_layers": 2, "learning_rate": 1e-3},
 )
 _WARMUP_STEPS, _CLIP_NORM = 20, 5.0  # as TrainingConfig
 _ROWS_AT_ONCE = 1024
@@ -54,9 +57,9 @@ class Settings:
     ffn_multiplier: int = 2
     dropout: float = 0.2
     max_length: int = 50
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.0
-    batch_size: int = 128
+    batch_size: int = 64
 
 
 class SASRecModel(nn.Module):
@@ -192,14 +195,14 @@ class SASRec(Peer):
         form: str,
         *,
         name: str | None = None,
-        search: Sequence[Mapping[str, Any]] = SEARCH,
+        search: Sequence[Mapping[str, Any]] | None = None,
         outside_items: bool | None = None,
         initial_items: InitialItems | None = None,
     ) -> None:
         if form not in FORMS:
             raise ValueError(f"SASRec form {form!r}: choose one of {', '.join(FORMS)}")
         self.name = name or f"sasrec.{form}"
-        self.search = search
+        self.search = search or [{**settings, "batch_size": BATCH_SIZES[form]} for settings in SEARCH]
         self.outside = form in ("all", "mixed-all")
         self.mixed = form.startswith("mixed")
         self.kind = "multi-domain" if self.mixed else "single-domain"
