@@ -92,7 +92,7 @@ class GRU4Rec(DomainsPeer):
 
     family = "gru4rec"
     source = f"hidasib/{REPOSITORY} (arXiv 1511.06939, 1706.03847)"
-    search = (
+    grid = (
         {"layers": [128], "dropout_p_embed": 0.0, "learning_rate": 0.05},
         {"layers": [128], "dropout_p_embed": 0.5, "learning_rate": 0.05},
         {"layers": [128], "dropout_p_embed": 0.5, "learning_rate": 0.1, "momentum": 0.3},

@@ -27,6 +27,8 @@ from benchmarks.quality.protocol import Budget, Fitted, Peer, PeerAbsent, View
 
 BENCH_PYTHON = Path(__file__).parents[2] / ".venv" / "bench" / "bin" / "python"
 FORMS = ("single", "all", "mixed")
+# As sasrec.py: a model of few rows needs small steps, or patience, which counts epochs, ends it unlearned.
+BATCH_SIZES = {"single": 32, "all": 128, "mixed": 64}
 MIXED_NOTE = "One softmax over the items of all domains: its scores compare items of different domains too."
 COLD_NOTE = "Histories without a known item take popularity; items that training never shows come last."
 
@@ -48,12 +50,14 @@ class DomainsPeer(Peer):
 
     slow = True
     family: ClassVar[str]
+    grid: ClassVar[Sequence[Mapping[str, Any]]]
 
     def __init__(self, form: str) -> None:
         if form not in FORMS:
             raise ValueError(f"{self.family} form {form!r}: choose one of {', '.join(FORMS)}")
         self.name = f"{self.family}.{form}"
         self.form = form
+        self.search = [{**settings, "batch_size": BATCH_SIZES[form]} for settings in self.grid]
         self.kind = "multi-domain" if form == "mixed" else "single-domain"
 
     def train(

@@ -12,9 +12,9 @@ class RecToolsSASRec(LibraryPeer):
 
     family, model = "sasrec-rectools", "SASRecModel"
     source = "RecTools 0.19, SASRecModel (softmax)"
-    search = (
-        {"n_factors": 64, "n_heads": 1, "n_blocks": 2, "dropout_rate": 0.2, "loss": "softmax"},
-        {"n_factors": 64, "n_heads": 1, "n_blocks": 2, "dropout_rate": 0.5, "loss": "softmax"},
+    grid = (
+        {"n_factors": 64, "n_heads": 1, "n_blocks": 2, "dropout_rate": 0.2, "lr": 1e-3, "loss": "softmax"},
+        {"n_factors": 64, "n_heads": 1, "n_blocks": 2, "dropout_rate": 0.5, "lr": 1e-3, "loss": "softmax"},
     )
 
     def notes(self) -> Sequence[str]:

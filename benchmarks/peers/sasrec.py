@@ -32,11 +32,14 @@ from syncrec_model.packing import PackedSequences
 from syncrec_model.prediction import softmax_losses
 
 FORMS = ("single", "all", "mixed", "mixed-all")
+# Patience counts epochs, so a model of few rows needs small steps to learn before it runs out: single-domain models
+# of 2,000 users had a validation NDCG@10 of .005 with 128 rows a step at 1e-3, .013 with 32.
+BATCH_SIZES = {"single": 32, "all": 64, "mixed": 64, "mixed-all": 64}
 SEARCH = (  # the likeliest first: QUICK tries that alone
     {"dropout": 0.5, "n_layers": 1, "learning_rate": 2e-3},
     {"dropout": 0.5, "n_layers": 2, "learning_rate": 2e-3},
     {"dropout": 0.2, "n_layers": 1, "learning_rate": 2e-3},
-    {"dropout": 0.2, "n_layers": 2, "learning_rate": 1e-3},
+    {"dropout": 0.2, "n_layers": 2, "learning_rate": 2e-3},
     {"dropout": 0.5, "n_layers": 2, "learning_rate": 1e-3},
 )
 _WARMUP_STEPS, _CLIP_NORM = 20, 5.0  # as TrainingConfig
@@ -54,9 +57,9 @@ class Settings:
     ffn_multiplier: int = 2
     dropout: float = 0.2
     max_length: int = 50
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 0.0
-    batch_size: int = 128
+    batch_size: int = 64
 
 
 class SASRecModel(nn.Module):
@@ -200,7 +203,7 @@ class SASRec(Peer):
         if form not in FORMS:
             raise ValueError(f"SASRec form {form!r}: choose one of {', '.join(FORMS)}")
         self.name = name or f"sasrec.{form}"
-        self.search = search
+        self.search = [{"batch_size": BATCH_SIZES[form], **settings} for settings in search]
         self.outside = form in ("all", "mixed-all")
         self.mixed = form.startswith("mixed")
         self.kind = "multi-domain" if self.mixed else "single-domain"

@@ -118,6 +118,7 @@ def test_what_is_absent_is_named(data: QualityData, tmp_path: Path, monkeypatch:
 def test_every_row_has_its_own_name_and_a_known_kind() -> None:
     peers = [peer for module in (sasrec, rectools_sasrec, bert4rec, gru4rec) for peer in module.PEERS]
     names = [peer.name for peer in peers]
+    assert all(sasrec.Settings(**settings) for peer in sasrec.PEERS for settings in peer.search)
     assert len(set(names)) == len(names) == 13 and {peer.kind for peer in peers} <= set(KINDS)
     assert {"sasrec.single", "sasrec.mixed-all", "sasrec-rectools.all", "bert4rec.mixed", "gru4rec.all"} <= set(
         names
