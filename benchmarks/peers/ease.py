@@ -1,7 +1,7 @@
 """EASE (Steck, WWW'19): the linear item-item model with zero diagonal, in closed form. Fitted by RecTools.
 
-The library inverts a dense matrix of all items it is given: at A5's 20,680 mixed items about 7 GB at the peak and
-minutes. The rows "all" and "mixed" are therefore slow, and "all" leaves out what it never ranks and hardly saw:
+The library holds and inverts dense matrices of all items it is given, 20,680 for A5's mixed items: minutes and
+gigabytes. The rows "all" and "mixed" are therefore slow, and "all" leaves out what it never ranks and hardly saw:
 items outside the benchmark with fewer than LEAST events (a third of the work remains).
 """
 
