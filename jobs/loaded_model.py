@@ -37,12 +37,22 @@ def load_version(registry: Registry, number: str, vocabulary: Vocabulary) -> Loa
     JobError
         The version cannot be fetched, or its vocabulary is no prefix of tonight's.
     """
+    return widen(number, *read_version(registry, number), vocabulary)
+
+
+def read_version(registry: Registry, number: str) -> tuple[SyNCRec, Vocabulary, dict[str, str], dict[str, Any]]:
+    """Fetch a version as it was saved: model, its own vocabulary, views, metadata.
+
+    Raises
+    ------
+    JobError
+        The version cannot be fetched or read.
+    """
     with tempfile.TemporaryDirectory() as folder:
         try:
-            model, own, views, metadata = load_model(registry.download(number, Path(folder)))
+            return load_model(registry.download(number, Path(folder)))
         except ValueError as error:
             raise JobError(f"model version {number} cannot be read: {error}") from error
-    return widen(number, model, own, views, metadata, vocabulary)
 
 
 def widen(

@@ -22,7 +22,7 @@ from jobs.build_sequences import split_windows
 from jobs.command import Run, run_job
 from jobs.errors import JobError, NothingToDo
 from jobs.lakehouse import Lakehouse, code_version
-from jobs.loaded_model import load_version
+from jobs.loaded_model import read_version
 from jobs.night import Night
 from jobs.ranks import Fit, together
 from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
@@ -161,8 +161,8 @@ def _initial_model(
     if champion is None or not registry.settings.training.warm_start:
         return model, "cold"
     try:
-        loaded = load_version(registry, champion.number, vocabulary)
-        warm_start(model, vocabulary, loaded.model, loaded.vocabulary)
+        older, older_vocabulary, _, _ = read_version(registry, champion.number)
+        warm_start(model, vocabulary, older, older_vocabulary)  # new items keep the start that they were drawn
     except (JobError, ValueError) as error:
         log.info("cold start: the champion's weights do not fit: %s", error)
         return model, "cold"

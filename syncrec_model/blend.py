@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .cooccurrence import count_pairs
+from .cooccurrence import Cooccurrence
 from .data import SequenceSet
 from .neighbours import Neighbours
 from .packing import PackedSequences
@@ -48,11 +48,11 @@ class Blend(nn.Module):
         """Return the weights before any fit, the sum of both views, [F] of the model's features."""
         return torch.tensor(_START[: len(self.features)])
 
-    def learn(self, train: SequenceSet) -> None:
-        """Count neighbours and popularity in the training sequences; no gradient is needed."""
+    def learn(self, train: SequenceSet, counts: Cooccurrence) -> None:
+        """Take neighbours from counted pairs and popularity from the training sequences; there is no gradient."""
         if self.neighbours is not None:
-            counts = np.concatenate([[0], *item_counts(train)])
-            self.neighbours.learn(count_pairs(train), torch.from_numpy(counts), self.n_neighbours)
+            events_V = np.concatenate([[0], *item_counts(train)])
+            self.neighbours.learn(counts, torch.from_numpy(events_V), self.n_neighbours)
 
     def start_from(self, older: Blend, domains: Tensor, older_domains: Tensor) -> None:
         """Take an older model's weights and neighbours for the domains (from 0) that both know."""

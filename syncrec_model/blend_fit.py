@@ -1,12 +1,13 @@
 """Section 7: the weights of the blend, fitted per domain on validation cases.
 
-Shapes: M cases, m of a batch, V items of the domain, C channels, F features (G: and what holds items back),
+Shapes: M cases, m of a batch, V items of the domain, C channels, F features (G: and what is added
+to the score), S sampled items,
 D domains, U users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -18,10 +19,12 @@ from .data import SequenceSet
 from .evaluation import CaseRanks, rank_cases, removed_items
 from .model import SyNCRec
 
-_RIDGE = 1.0  # cases' worth of trust in the unfitted sum, a standard deviation of each feature
+_RIDGE = 5.0  # cases' worth of trust in the unfitted sum, a standard deviation of each feature
 _STEPS = 30
 _NUMBERS = 60_000_000  # features held at once; above it a domain's cases are a sample
-_CASES_AT_ONCE = 128
+_LEAST_CASES = 200
+_MOST_ITEMS = 20_000  # above it the candidates are a uniform sample, corrected by logQ
+_SCORES_AT_ONCE = 1_000_000
 _HELD_BACK = -1e9  # score of an item that is no candidate
 
 
@@ -30,7 +33,7 @@ def fit_blend(model: SyNCRec, valid: SequenceSet, repeats: Collection[str] = ())
 
     Minimises the cross-entropy of the targets among the domain's candidates plus a ridge towards the sum of both
     views: a convex problem of a few weights, solved by Newton's method. Returns the cases used per domain, [D]; a
-    domain without cases keeps the sum.
+    domain without cases keeps the weights that it has.
     """
     reader = SequenceReader(valid)
     used = []
@@ -38,10 +41,10 @@ def fit_blend(model: SyNCRec, valid: SequenceSet, repeats: Collection[str] = ())
     model.eval()
     for code in range(1, len(model.domains) + 1):
         batches = list(_features(model, reader, code, repeats))
-        start_F = model.blend.start_F()
-        weights_F = fit_weights(batches, start_F) if batches else start_F
-        with torch.no_grad():
-            model.blend.weights_DF[code - 1, : len(weights_F)] = weights_F.to(model.blend.weights_DF)
+        if batches:
+            weights_F = fit_weights(batches, model.blend.start_F())
+            with torch.no_grad():
+                model.blend.weights_DF[code - 1, : len(weights_F)] = weights_F.to(model.blend.weights_DF)
         used.append(sum(len(target_m) for _, target_m in batches))
     model.train(was_training)
     return used
@@ -72,40 +75,56 @@ def cross_fitted_ranks(
     return replace(ranks, ranks={**ranks.ranks, "blend": blended})
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _features(
     model: SyNCRec, reader: SequenceReader, code: int, repeats: Collection[str]
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (features [m, V, F], target column [m]) of a domain's cases; no candidate: all features held back."""
+    """Yield (features and what is added to the score, [m, V, G]; the target's column, [m]) of a domain's cases."""
     cases = reader.cases()
     index = np.flatnonzero(cases.domain_M == code)
-    names, device = model.blend.features, model.embedding.items_VC.device
-    most = max(200, _NUMBERS // (len(names) * model.n_items[code - 1]))
+    names, device, n_items = model.blend.features, model.embedding.items_VC.device, model.n_items[code - 1]
+    most = max(_LEAST_CASES, _NUMBERS // (len(names) * min(n_items, _MOST_ITEMS)))
     if len(index) > most:
         index = np.sort(np.random.default_rng(0).choice(index, most, replace=False))
-    for start in range(0, len(index), _CASES_AT_ONCE):
-        part = cases.take(index[start : start + _CASES_AT_ONCE])
+    at_once = max(1, _SCORES_AT_ONCE // n_items)
+    for start in range(0, len(index), at_once):
+        part = cases.take(index[start : start + at_once])
         cross, single = reader.case_cross(part).to(device), reader.case_single(part).to(device)
         cross_mV = model.scores(model.encode(cross), code)
         single_mV = model.scores(model.encode(single), code)
         found = [model.blend.feature(name, cross_mV, single_mV, cross, single, code) for name in names]
         x_mVF = torch.stack([value.expand_as(cross_mV).float() for value in found], dim=-1)
         removed_mV = removed_items(reader, part, code, repeats, device)
-        yield held_back(x_mVF, removed_mV).cpu(), torch.from_numpy(part.target_M - 1)
+        yield candidates(x_mVF.cpu(), removed_mV.cpu(), torch.from_numpy(part.target_M - 1))
 
 
-def held_back(x_mVF: Tensor, removed_mV: Tensor) -> Tensor:
-    """Append what keeps items out of the sum of a softmax: 0, or a large negative number for a removed item."""
-    return torch.cat([x_mVF, (removed_mV * _HELD_BACK).unsqueeze(-1)], dim=-1)
+def candidates(x_mVF: Tensor, removed_mV: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what `fit_weights` reads: features with, as the last column, what is added to an item's score.
+
+    0 for a candidate, a large negative number for a removed item. Of a large domain a fixed uniform sample of items
+    stands for all (log of items per sampled item is added), and the target behind it.
+    """
+    added_mV1 = torch.where(removed_mV, _HELD_BACK, 0.0).unsqueeze(-1).to(x_mVF.dtype)
+    x_mVG = torch.cat([x_mVF, added_mV1], dim=-1)
+    n_items = x_mVF.shape[1]
+    if n_items <= _MOST_ITEMS:
+        return x_mVG, target_m
+    sample = np.sort(np.random.default_rng(0).choice(n_items, _MOST_ITEMS, replace=False))
+    sampled = torch.from_numpy(sample)
+    target_m1G = x_mVG[torch.arange(len(target_m)), target_m].unsqueeze(1)
+    x_mSG = x_mVG[:, sampled]
+    x_mSG[..., -1] += float(np.log(n_items / _MOST_ITEMS))
+    x_mSG[..., -1][sampled[None] == target_m[:, None]] = _HELD_BACK
+    return torch.cat([x_mSG, target_m1G], dim=1), torch.full_like(target_m, _MOST_ITEMS)
 
 
-def fit_weights(batches: list[tuple[Tensor, Tensor]], start_F: Tensor) -> Tensor:
+def fit_weights(batches: Sequence[tuple[Tensor, Tensor]], start_F: Tensor) -> Tensor:
     """Return the weights that minimise the sum of cross-entropies and the ridge, [F], float64.
 
-    batches: (features [m, V, F] and what is added to a score, 0 or `held_back`, [m, V, 1]; target column [m]).
-    start_F: where the ridge pulls to.
+    batches: of `candidates`; their features are changed in place, to a mean of 0 over each case's candidates, which
+    changes no softmax. start_F: where the ridge pulls to.
     """
-    spread_F = _spread(batches)
+    spread_F = _centre(batches)
     start_F = start_F.double()
     ridge_F = _RIDGE * spread_F**2
     weights_F = start_F.clone()
@@ -113,7 +132,7 @@ def fit_weights(batches: list[tuple[Tensor, Tensor]], start_F: Tensor) -> Tensor
     for _ in range(_STEPS):
         step_F = torch.linalg.solve(curvature_FF, gradient_F)
         gain = float(gradient_F @ step_F)
-        if gain < 1e-6 * max(1.0, abs(value)):
+        if not gain > 1e-6 * max(1.0, abs(value)):
             break
         size = 1.0
         while size > 1e-4:
@@ -129,35 +148,40 @@ def fit_weights(batches: list[tuple[Tensor, Tensor]], start_F: Tensor) -> Tensor
 
 
 def _objective(
-    batches: list[tuple[Tensor, Tensor]], weights_F: Tensor, start_F: Tensor, ridge_F: Tensor
+    batches: Sequence[tuple[Tensor, Tensor]], weights_F: Tensor, start_F: Tensor, ridge_F: Tensor
 ) -> tuple[float, Tensor, Tensor]:
     """Return value, gradient [F] and curvature [F, F]."""
     away_F = weights_F - start_F
     value = 0.5 * float((ridge_F * away_F**2).sum())
-    gradient_F, curvature_FF = ridge_F * away_F, torch.diag(ridge_F + 1e-12)
+    gradient_F, curvature_FF = ridge_F * away_F, torch.diag(ridge_F)
     for x_mVG, target_m in batches:
         x_mVF = x_mVG[..., :-1]
-        logits_mV = x_mVF @ weights_F.float() + x_mVG[..., -1]
+        logits_mV = x_mVF @ weights_F.to(x_mVF.dtype) + x_mVG[..., -1]
         log_p_mV = logits_mV.log_softmax(1)
         row_m = torch.arange(len(target_m))
         value -= float(log_p_mV[row_m, target_m].double().sum())
-        weighted_mVF = log_p_mV.exp().unsqueeze(-1) * x_mVF
-        mean_mF = weighted_mVF.sum(1)
+        p_mV1 = log_p_mV.exp().unsqueeze(-1)
+        mean_mF = (p_mV1 * x_mVF).sum(1)
         gradient_F = gradient_F + (mean_mF - x_mVF[row_m, target_m]).double().sum(0)
-        second_FF = weighted_mVF.flatten(0, 1).T @ x_mVF.flatten(0, 1) - mean_mF.T @ mean_mF
-        curvature_FF = curvature_FF + second_FF.double()
+        away_mVF = (x_mVF - mean_mF[:, None]).flatten(0, 1)
+        curvature_FF = curvature_FF + ((p_mV1.flatten(0, 1) * away_mVF).T @ away_mVF).double()
     return value, gradient_F, curvature_FF
 
 
-def _spread(batches: list[tuple[Tensor, Tensor]]) -> Tensor:
-    """Return each feature's mean standard deviation over the candidates of a case, [F], at least a millionth."""
+def _centre(batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Give every feature of a case a mean of 0 over its candidates, in place; return its mean spread there, [F].
+
+    Spread: standard deviation, at least a millionth.
+    """
     total_F, n_cases = torch.zeros(batches[0][0].shape[-1] - 1, dtype=torch.float64), 0
     for x_mVG, target_m in batches:
-        candidate_mV1 = (x_mVG[..., -1:] == 0).double()
-        n_m1 = candidate_mV1.sum(1)
-        x_mVF = x_mVG[..., :-1].double()
-        mean_mF = (x_mVF * candidate_mV1).sum(1) / n_m1
-        square_mF = ((x_mVF - mean_mF[:, None]).square() * candidate_mV1).sum(1) / n_m1
-        total_F += square_mF.sqrt().sum(0)
+        is_candidate_mV = x_mVG[..., -1] > _HELD_BACK / 2
+        n_m = is_candidate_mV.sum(1)
+        for place in range(len(total_F)):
+            x_mV = x_mVG[..., place].double()
+            mean_m1 = ((x_mV * is_candidate_mV).sum(1) / n_m).unsqueeze(1)
+            x_mV -= mean_m1
+            total_F[place] += ((x_mV.square() * is_candidate_mV).sum(1) / n_m).sqrt().sum()
+            x_mVG[..., place] = x_mV
         n_cases += len(target_m)
     return (total_F / n_cases).clamp(min=1e-6)

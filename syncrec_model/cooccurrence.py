@@ -58,25 +58,28 @@ def count_pairs(train: SequenceSet, window: int = WINDOW) -> Cooccurrence:
     for code_p, weight in _pairs(train, window, size):
         waiting.append((code_p, np.full(len(code_p), weight)))
         held += len(code_p)
-        if held >= _PAIRS_AT_ONCE:
+        if held >= max(_PAIRS_AT_ONCE, len(codes)):  # so that what was merged is not sorted again every time
             codes, counts = _merged([(codes, counts), *waiting])
             waiting, held = [], 0
     codes, counts = _merged([(codes, counts), *waiting])
     # Counted once a pair, smaller item first: the other half is its mirror.
-    low, high = codes // size, codes % size
-    row, column, both = np.append(low, high), np.append(high, low), np.append(counts, counts)
-    order = np.lexsort((column, row))
-    return Cooccurrence(train.n_items, row[order], column[order], both[order])
+    codes = np.append(codes, codes % size * size + codes // size)
+    order = np.argsort(codes)
+    codes, counts = codes[order], np.append(counts, counts)[order]
+    return Cooccurrence(train.n_items, codes // size, codes % size, counts)
 
 
 def _pairs(train: SequenceSet, window: int, size: int) -> Iterator[tuple[Array, float]]:
     offsets = np.array([0, *stacked_offsets(train.n_items)])
-    stacked_UT = offsets[train.cross_domains_UT] + train.cross_items_UT
-    for distance in range(1, min(window, train.max_length - 1) + 1):
-        left, right = stacked_UT[:, :-distance], stacked_UT[:, distance:]
-        real = (left > 0) & (left != right)
-        low, high = np.minimum(left[real], right[real]), np.maximum(left[real], right[real])
-        yield low.astype(np.int64) * size + high, 1 / distance
+    users_at_once = max(1, _PAIRS_AT_ONCE // train.max_length)
+    for start in range(0, train.n_users, users_at_once):
+        users = slice(start, start + users_at_once)
+        stacked_UT = offsets[train.cross_domains_UT[users]] + train.cross_items_UT[users]
+        for distance in range(1, min(window, train.max_length - 1) + 1):
+            left, right = stacked_UT[:, :-distance], stacked_UT[:, distance:]
+            real = (left > 0) & (left != right)
+            low, high = np.minimum(left[real], right[real]), np.maximum(left[real], right[real])
+            yield low.astype(np.int64) * size + high, 1 / distance
 
 
 def _merged(parts: list[tuple[Array, Array]]) -> tuple[Array, Array]:
@@ -105,7 +108,7 @@ def start_vectors(counts: Cooccurrence, channels: int, *, seed: int = 0) -> Tens
     matrix = torch.sparse_coo_tensor(
         index, values, (counts.size, counts.size), is_coalesced=True, check_invariants=False
     )
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
         u_VC, s_C, _ = torch.svd_lowrank(matrix, q=rank, niter=4)
     known_V = torch.zeros(counts.size, dtype=torch.bool)
@@ -115,9 +118,9 @@ def start_vectors(counts: Cooccurrence, channels: int, *, seed: int = 0) -> Tens
 
 
 @torch.no_grad()
-def start_items(embedding: SharedEmbedding, train: SequenceSet) -> None:
+def start_items(embedding: SharedEmbedding, counts: Cooccurrence) -> None:
     """Let every item that has a pair in training start at its vector; the others keep their random start."""
-    vectors_VC = start_vectors(count_pairs(train), embedding.items_VC.shape[1])
+    vectors_VC = start_vectors(counts, embedding.items_VC.shape[1])
     known_V = vectors_VC.abs().sum(1) > 0
     if known_V.any():
         length = vectors_VC[known_V].square().sum(1).mean().sqrt()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -93,6 +93,11 @@ class SyNCRec(nn.Module):
         self.negative_sampler = NegativeSampler(self.n_items, full, config.sampled_negatives)
         self.blend = Blend(self.n_items, config.neighbours)
         self.register_buffer("n_items_D1", torch.tensor([0, *self.n_items]), persistent=False)
+
+    def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
+        """As torch's; weights that come from elsewhere are not started anew by a training."""
+        self.items_started = True
+        return super().load_state_dict(*arguments, **options)
 
     def mixture(self, packed: PackedSequences, *, learning: str) -> Tensor:
         """Section 3: sum over k of g_k f^k(E), [N, C]; only the task family's own experts learn.

@@ -49,7 +49,7 @@ class Neighbours(nn.Module):
         ends = np.cumsum([1, *self.n_items])  # stacked index of the first item of each domain, and the end
         code_P = np.searchsorted(ends, counts.column_P, side="right")
         group_P = counts.row_P * n_domains + code_P - 1
-        order = np.lexsort((counts.column_P, -near_P, group_P))
+        order = np.lexsort((counts.column_P, -near_P.round(9), group_P))  # equal but for rounding: by index
         group_P, near_P = group_P[order], near_P[order]
         item_P = (counts.column_P - ends[code_P - 1] + 1)[order]
         first = np.searchsorted(group_P, np.arange(counts.size * n_domains + 1))

@@ -84,15 +84,16 @@ def load_model(
         raise ValueError(f"{directory / 'config.json'} is not JSON ({error}); save the model again") from error
     if form.get("format") not in (1, FORMAT):
         raise ValueError(f"{directory / 'config.json'}: format {form.get('format')!r}, this version reads {FORMAT}")
-    if form["format"] == 1:  # models of before the blend had neighbours: they are served on
-        form["model"] |= {"start": "random", "neighbours": 0, "fit_blend": False}
     vocabulary = Vocabulary.load(directory / "vocabulary.json")
     if list(vocabulary.domains) != form["domains"] or list(vocabulary.n_items) != form["n_items"]:
         raise ValueError(f"{directory}: vocabulary.json and config.json name different domains or item counts")
-    model = build_model(ModelConfig.from_dict(form["model"]), form["domains"], form["n_items"])
     try:
         weights = load_file(directory / "model.safetensors")
-        if (share_D := weights.pop("blend_D", None)) is not None:
+        share_D = weights.pop("blend_D", None)
+        if share_D is not None:  # a model of before the blend had neighbours: it is served on
+            form["model"] |= {"start": "random", "neighbours": 0, "fit_blend": False}
+        model = build_model(ModelConfig.from_dict(form["model"]), form["domains"], form["n_items"])
+        if share_D is not None:
             weights["blend.weights_DF"] = model.blend.weights_DF.clone()
             weights["blend.weights_DF"][:, :2] = torch.stack([2 * share_D, 2 * (1 - share_D)], dim=1)
         model.load_state_dict(weights)

@@ -7,7 +7,7 @@ to the bit, given the same number of threads (another number adds up in another 
 Several ranks (torchrun, or any initialised torch.distributed) share every batch, sum their gradients and so hold
 the same weights; validation is shared too, and every rank decides from the same figures (docs/training.md).
 
-Of a SequenceSet: U users, T steps.
+Of a SequenceSet: U users, T steps. Of a model: V items, C channels, D domains, F features of the blend.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .checkpoint import (
     write_checkpoint,
 )
 from .config import TrainingConfig
-from .cooccurrence import start_items
+from .cooccurrence import count_pairs, start_items
 from .data import SequenceSet
 from .distributed import copy_from_first_rank, from_first_rank, rank, sum_gradients, world_size
 from .machine import choose_device, compiled, deterministic_algorithms, keep_freed_memory, threads
@@ -85,28 +85,25 @@ def fit(
     the loss stops being a number.
     """
     _check_data(model, train, valid)
-    run = TrainingRun(model, train, valid, config, repeats)
-    if checkpoint is not None:
-        run.resume(Path(checkpoint))
-    resumed_after = len(run.epochs)
     first = rank() == 0
-    with (
-        threads(config.threads),
-        deterministic_algorithms(config.deterministic, run.device),
-        torch.random.fork_rng(),
-        run.bar(progress and first) as bar,
-    ):
-        while not run.finished:
-            report = run.epoch(bar)
-            if on_epoch is not None and first:
-                on_epoch(report)
-            if checkpoint is not None and first:
-                run.save(Path(checkpoint))
-    model.load_state_dict(run.best_weights)
-    model.eval()
-    if valid is not None and run.has_cases and model.config.fit_blend:
-        with threads(config.threads):
+    device = choose_device(config.device)
+    with threads(config.threads), deterministic_algorithms(config.deterministic, device), torch.random.fork_rng():
+        run = TrainingRun(model, train, valid, config, repeats)
+        if checkpoint is not None:
+            run.resume(Path(checkpoint))
+        resumed_after = len(run.epochs)
+        with run.bar(progress and first) as bar:
+            while not run.finished:
+                report = run.epoch(bar)
+                if on_epoch is not None and first:
+                    on_epoch(report)
+                if checkpoint is not None and first:
+                    run.save(Path(checkpoint))
+        model.load_state_dict(run.best_weights)
+        model.eval()
+        if valid is not None and run.has_cases and model.config.fit_blend:
             fit_blend(model, valid, repeats)
+            copy_from_first_rank([model.blend.weights_DF])
     if not run.has_cases:
         run.notes.append("The validation split has no cases: the last epoch is used, not the best.")
     if not model.config.causal:
@@ -133,7 +130,15 @@ class TrainingRun:
         self.device = choose_device(config.device)
         keep_freed_memory(self.device)
         self.model = model.to(self.device)
+        counts = count_pairs(train) if model.config.neighbours or model.config.start != "random" else None
+        if counts is not None:
+            model.blend.learn(train, counts)  # before the copy: so its buffers have one size on all ranks
         copy_from_first_rank(model.state_dict().values())
+        if counts is not None and not from_first_rank(model.items_started):
+            if rank() == 0:
+                start_items(model.embedding, counts)
+            copy_from_first_rank([model.embedding.items_VC.data])
+        model.items_started = True
         self.forward = compiled(model, self.device) if config.compile else model
         self.reader = SequenceReader(train)
         self.valid = valid
@@ -143,10 +148,6 @@ class TrainingRun:
         self.users = np.flatnonzero(train.cross_lengths_U > 0)
         self.steps_per_epoch = -(-len(self.users) // config.batch_size)
         model.negative_sampler.set_popularity(item_counts(train))
-        model.blend.learn(train)
-        if not model.items_started:
-            start_items(model.embedding, train)
-            model.items_started = True
         self.optimizer = RowAdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
         self.fingerprint = fingerprint_of(model.config, config, train, valid)
         self.epochs: list[EpochReport] = []

@@ -19,7 +19,7 @@ from benchmarks.peers.sasrec import SEARCH, SASRec
 from benchmarks.quality.data import Array, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
 from syncrec_model.blend import FEATURES, Blend
-from syncrec_model.blend_fit import fit_weights, held_back
+from syncrec_model.blend_fit import candidates, fit_weights
 from syncrec_model.cooccurrence import count_pairs, start_vectors
 from syncrec_model.evaluation import removed_items
 
@@ -93,7 +93,8 @@ class EquippedEnsemble(Peer):
         torch.set_num_threads(budget.threads)
         began = time.perf_counter()
         blend = Blend(data.n_items, _NEIGHBOURS)
-        blend.learn(train_sequences(data, _MAX_LENGTH, outside=True))
+        train = train_sequences(data, _MAX_LENGTH, outside=True)
+        blend.learn(train, count_pairs(train))
 
         @lru_cache
         def reader(part: str) -> CaseReader:
@@ -110,7 +111,7 @@ class EquippedEnsemble(Peer):
             parts = [blend.feature(name, *given).expand_as(given[0]) for name in FEATURES]
             cases = reader("valid").take(index)
             removed_mV = removed_items(reader("valid").reader, cases, given[-1], (), torch.device("cpu"))
-            return held_back(torch.stack(parts, -1), removed_mV), torch.from_numpy(cases.target_M - 1)
+            return candidates(torch.stack(parts, -1), removed_mV, torch.from_numpy(cases.target_M - 1))
 
         for code in range(1, len(data.domains) + 1):
             index = np.flatnonzero(data.cases["valid"].domain_M == code)

@@ -218,6 +218,8 @@ def cut(name: str, log: pd.DataFrame, others: pd.DataFrame, domains: Sequence[st
         wider.append(known.append(of_domain.difference(known)))
     outside = _number(others, pd.Index(np.sort(others["user_id"].unique())), wider, code)
     part_E = _parts(events, split)
+    if split == "time":  # nobody learns from what happens during validation or later
+        outside = outside.take(outside.ts_E < events.ts_E[part_E == VALID].min())
     n_items = tuple(len(items) for items in vocabulary)
     n_users = int(events.user_E.max()) + 1
     cases = {

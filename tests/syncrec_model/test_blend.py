@@ -7,10 +7,11 @@ import pytest
 import torch
 from small_models import DOMAINS, N_ITEMS, random_set
 
-from syncrec_model import ModelConfig, SyNCRec, load_model, rank_cases, save_model
+from syncrec_model import ModelConfig, SyNCRec, TrainingConfig, TrainingRun, load_model, rank_cases, save_model
 from syncrec_model.batches import SequenceReader
 from syncrec_model.blend import FEATURES
-from syncrec_model.blend_fit import _features, cross_fitted_ranks, fit_blend, fit_weights
+from syncrec_model.blend_fit import _features, candidates, cross_fitted_ranks, fit_blend, fit_weights
+from syncrec_model.cooccurrence import count_pairs
 from syncrec_model.vocabulary import Vocabulary
 
 LOG = {"max_length": 8, "n_users": 40, "mean_length": 9}
@@ -19,7 +20,8 @@ LOG = {"max_length": 8, "n_users": 40, "mean_length": 9}
 def learned(**changes: object) -> SyNCRec:
     torch.manual_seed(3)
     model = SyNCRec(ModelConfig(channels=8, max_length=8, dropout=0.0, **changes), DOMAINS, N_ITEMS)
-    model.blend.learn(random_set(5, **LOG))
+    train = random_set(5, **LOG)
+    model.blend.learn(train, count_pairs(train))
     with torch.no_grad():
         model.embedding.items_VC.mul_(20)
     return model.eval()
@@ -56,7 +58,7 @@ def test_the_weights_minimise_the_targets_cross_entropy() -> None:
         for x_mVG, target_m in batches:
             logits = (x_mVG[..., :-1].double() @ weights_F) + x_mVG[..., -1]
             total += torch.nn.functional.cross_entropy(logits, target_m, reduction="sum").item()
-        return total + 0.5 * float((spread_F / n).clamp(min=1e-6).square() @ (weights_F - start_F).square())
+        return total + 0.5 * 5.0 * float((spread_F / n).clamp(min=1e-6).square() @ (weights_F - start_F).square())
 
     n, spread_F = 0, torch.zeros(5, dtype=torch.float64)
     for x_mVG, _ in batches:
@@ -112,3 +114,38 @@ def test_a_saved_blend_comes_back_whole(tmp_path, changes) -> None:
     save_model(tmp_path / "m", model, words, dict.fromkeys(DOMAINS, "blend"))
     again = load_model(tmp_path / "m")[0]
     np.testing.assert_array_equal(rank_cases(again, data).ranks["blend"], rank_cases(model, data).ranks["blend"])
+
+
+def test_a_common_offset_of_a_view_changes_no_weight() -> None:
+    """A softmax does not see it, and single precision would lose the curvature behind it."""
+    model, valid = learned(neighbours=0), random_set(7, window=(25, 60), **LOG)
+    batches = list(_features(model, SequenceReader(valid), 1, ()))
+    moved = [(x.clone(), t) for x, t in batches]
+    for x, _ in moved:
+        x[..., 0] += 300.0
+    start_F = model.blend.start_F()
+    torch.testing.assert_close(fit_weights(moved, start_F), fit_weights(batches, start_F), rtol=1e-3, atol=1e-3)
+
+
+def test_a_sample_of_a_large_domains_items_gives_nearly_the_same_weights(monkeypatch) -> None:
+    rng = torch.Generator().manual_seed(0)
+    x_mVF = torch.randn(300, 400, 2, generator=rng)
+    logits = x_mVF @ torch.tensor([1.5, -0.5])
+    target_m = torch.multinomial(logits.softmax(1), 1, generator=rng)[:, 0]
+    removed_mV = torch.zeros(300, 400, dtype=torch.bool)
+    start_F = torch.ones(2)
+    full_F = fit_weights([candidates(x_mVF.clone(), removed_mV, target_m)], start_F)
+    monkeypatch.setattr("syncrec_model.blend_fit._MOST_ITEMS", 150)
+    x_mSG, place_m = candidates(x_mVF.clone(), removed_mV, target_m)
+    assert x_mSG.shape == (300, 151, 3) and (place_m == 150).all()
+    torch.testing.assert_close(x_mSG[:, 150, :2], x_mVF[torch.arange(300), target_m])
+    torch.testing.assert_close(fit_weights([(x_mSG, place_m)], start_F), full_F, rtol=0.15, atol=0.1)
+
+
+def test_loaded_weights_are_trained_on_and_not_started_anew() -> None:
+    data = random_set(5, **LOG)
+    model = learned()
+    again = SyNCRec(model.config, DOMAINS, N_ITEMS)
+    again.load_state_dict(model.state_dict())
+    TrainingRun(again, data, None, TrainingConfig(device="cpu"))
+    torch.testing.assert_close(again.embedding.items_VC, model.embedding.items_VC)

@@ -67,7 +67,7 @@ def test_items_without_a_pair_keep_their_start_and_the_others_get_one_length() -
     data = random_set(2, max_length=8, n_users=5)
     model = SyNCRec(ModelConfig(channels=4, max_length=8), DOMAINS, N_ITEMS)
     before = model.embedding.items_VC.detach().clone()
-    co.start_items(model.embedding, data)
+    co.start_items(model.embedding, co.count_pairs(data))
     seen = sorted({item for row in stacked_rows(data) if len(set(row)) > 1 for item in row})
     after = model.embedding.items_VC.detach()
     unseen = [item for item in range(len(after)) if item not in seen]
@@ -108,8 +108,8 @@ def test_neighbours_score_histories_as_a_loop_does(seed: int, kept: int) -> None
         expected = np.zeros((len(rows), N_ITEMS[code - 1]))
         for r, row in enumerate(rows):
             for i, item in enumerate(row):
-                best = sorted((-near[item, x], x) for x in inside if (item, x) in near)[:kept]
-                for value, x in best:
-                    expected[r, x - first - 1] += -value * DECAY ** (len(row) - 1 - i)
+                best = sorted((round(-near[item, x], 9), x) for x in inside if (item, x) in near)[:kept]
+                for _, x in best:
+                    expected[r, x - first - 1] += near[item, x] * DECAY ** (len(row) - 1 - i)
         scores = found.scores(row_N, item_N, age_N, len(rows), code)
         np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-5, atol=1e-7)

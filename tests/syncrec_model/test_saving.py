@@ -22,6 +22,7 @@ from syncrec_model import (
     save_model,
     warm_start,
 )
+from syncrec_model.cooccurrence import count_pairs
 
 
 def vocabulary(counts, domains=DOMAINS):
@@ -145,7 +146,8 @@ def test_a_model_of_format_1_is_read_with_its_share(tmp_path):
 def test_the_neighbours_and_weights_of_the_blend_move_to_the_grown_vocabulary():
     """A champion scores tonight's items without training: its item neighbours must say what they said."""
     today, words, older, older_words = grown()
-    older.blend.learn(random_set(5, n_users=30))
+    train = random_set(5, n_users=30)
+    older.blend.learn(train, count_pairs(train))
     with torch.no_grad():
         older.blend.weights_DF.copy_(torch.tensor([[0.1, 0.2, 9.0, -3.0, 0.7]]) * torch.tensor([[1], [2], [3]]))
     warm_start(today, words, older, older_words)
