@@ -153,6 +153,10 @@ def test_leaving_out_padding_changes_no_figure() -> None:
     torch.testing.assert_close(found[read_BT], expected[read_BT])
     alone = WithoutPadding(encoder, group=1)(x_BTC, mask)[-1]
     assert not alone[~read_BT].any()
+    once = WithoutPadding(encoder, group=2).eval()
+    with torch.no_grad():
+        assert once(x_BTC, mask)[-1] is once(x_BTC, mask)[-1]
+        torch.testing.assert_close(once(2 * x_BTC, mask)[-1][read_BT], encoder(2 * x_BTC, mask)[-1][read_BT])
 
 
 @pytest.mark.parametrize("peer", (*released.PEERS, *cgrec.PEERS), ids=lambda peer: peer.name)
