@@ -153,6 +153,10 @@ def test_leaving_out_padding_changes_no_figure() -> None:
     torch.testing.assert_close(found[read_BT], expected[read_BT])
     alone = WithoutPadding(encoder, group=1)(x_BTC, mask)[-1]
     assert not alone[~read_BT].any()
+    once = WithoutPadding(encoder, group=2).eval()
+    with torch.no_grad():
+        assert once(x_BTC, mask)[-1] is once(x_BTC, mask)[-1]
+        torch.testing.assert_close(once(2 * x_BTC, mask)[-1][read_BT], encoder(2 * x_BTC, mask)[-1][read_BT])
 
 
 @pytest.mark.parametrize("peer", (*released.PEERS, *cgrec.PEERS), ids=lambda peer: peer.name)
@@ -289,30 +293,3 @@ def test_types_of_other_rows_are_drawn() -> None:
     assert set(drawn[:, 1].flatten().tolist()) == {10, 11}
     one = cgrec.other_types(np.random.default_rng(0), type_BT, positive_BT, cgrec.COARSE)
     assert one[1].tolist() == [10] * 4
-
-
-def test_a_pairs_ids_start_with_its_domain() -> None:
-    data = type("Data", (), {"n_items": (2, 3, 2)})()
-    assert c2dsr.pair_ids(data, 2)[1:].tolist() == [3, 4, 0, 1, 2, 5, 6]
-    assert c2dsr.pair_ids(data, 1)[1:].tolist() == list(range(7))
-    assert c2dsr.pair_ids(data, 3)[1:].tolist() == [2, 3, 4, 5, 6, 0, 1]
-
-
-@pytest.mark.parametrize("n", [1, 2, 9, 11, 30, 31, 95])
-def test_cuts_learn_every_event_but_the_first_once(n: int) -> None:
-    ids = np.arange(n)
-    learnt: list[int] = []
-    for sequence in c2dsr.cuts(ids):
-        assert 2 <= len(sequence) <= c2dsr.LENGTH and sequence == list(range(sequence[0], sequence[-1] + 1))
-        learnt += sequence[1:][-c2dsr.LEARNT :]
-    assert sorted(learnt) == list(range(1, n))
-
-
-def test_case_ids_place_events_and_padding() -> None:
-    *ids, last_x_B = c2dsr.case_ids([np.array([7, 1, 9]), np.array([8]), np.array([], dtype=int)], 5, 20)
-    whole, x, y, place, x_place, y_place = (values.numpy() for values in ids)
-    assert whole[0, -3:].tolist() == [7, 1, 9] and (whole[0, :-3] == 20).all() and (whole[2] == 20).all()
-    assert x[0, -3:].tolist() == [20, 1, 20] and y[0, -3:].tolist() == [7, 20, 9]
-    assert place[0, -4:].tolist() == [0, 1, 2, 3] and x_place[0, -3:].tolist() == [0, 1, 0]
-    assert y_place[0, -3:].tolist() == [1, 0, 2]
-    assert last_x_B.tolist() == [c2dsr.LENGTH - 2, c2dsr.LENGTH - 1, c2dsr.LENGTH - 1]
