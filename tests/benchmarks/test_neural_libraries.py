@@ -119,7 +119,7 @@ def test_every_row_has_its_own_name_and_a_known_kind() -> None:
     peers = [peer for module in (sasrec, rectools_sasrec, bert4rec, gru4rec) for peer in module.PEERS]
     names = [peer.name for peer in peers]
     assert all(sasrec.Settings(**settings) for peer in sasrec.PEERS for settings in peer.search)
-    assert len(set(names)) == len(names) == 13 and {peer.kind for peer in peers} <= set(KINDS)
+    assert len(set(names)) == len(names) == 14 and {peer.kind for peer in peers} <= set(KINDS)
     assert {"sasrec.single", "sasrec.mixed-all", "sasrec-rectools.all", "bert4rec.mixed", "gru4rec.all"} <= set(
         names
     )
