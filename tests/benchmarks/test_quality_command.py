@@ -154,8 +154,8 @@ def test_the_make_target_passes_every_option(tmp_path: Path) -> None:
     words = "QUICK=1 ROWS=a\\ b SEEDS=2 SPLIT=time DATA=d PEERS=p EPOCHS=3 DEVICE=cpu TRIALS=1 REPORT=1 RECORD=1"
     root = Path(command.__file__).parents[2]
     shown = subprocess.run(
-        f"make --no-print-directory -n bench-quality {words}", shell=True, cwd=root, capture_output=True, text=True, check=True,
-        env={**os.environ, "MAKEFLAGS": ""},
+        f"make --no-print-directory -n bench-quality {words}", shell=True, cwd=root, capture_output=True, text=True,
+        env={**os.environ, "MAKEFLAGS": ""}, check=True,
     ).stdout  # fmt: skip
     line = shown.replace("\\\n", " ").strip().splitlines()[-1]
     arguments = command._arguments(line.replace('"', "").split()[3:])
