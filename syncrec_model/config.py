@@ -240,7 +240,8 @@ class TrainingConfig(_Record):
     """How one model is trained.
 
     batch_size: users of one step, over all ranks. patience: epochs without a better validation before training
-    stops. precision: "bf16" computes products in bfloat16, weights stay as they are.
+    stops. average_epochs: time constant, in epochs, of the moving average of the weights that is measured and kept
+    (averaging.py); 0: the last weights. precision: "bf16" computes products in bfloat16, weights stay as they are.
     deterministic: only algorithms that give the same bits every time; on a GPU slower, and the process must have
     been started with CUBLAS_WORKSPACE_CONFIG=:4096:8. compile: let torch.compile generate code for this machine.
     """
@@ -251,6 +252,7 @@ class TrainingConfig(_Record):
     weight_decay: float = 0.0
     warmup_steps: int = 20
     clip_norm: float = 5.0
+    average_epochs: float = 0.7
     patience: int = 3
     seed: int = 0
     threads: int = 0
@@ -267,6 +269,7 @@ class TrainingConfig(_Record):
         self._real("learning_rate", 0.0, open_low=True)
         self._real("weight_decay", 0.0)
         self._real("clip_norm", 0.0, open_low=True)
+        self._real("average_epochs", 0.0)
         self._one_of("device", DEVICES)
         self._one_of("precision", PRECISIONS)
         self._flag("deterministic")

@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .averaging import WeightAverage
 from .batches import SequenceReader
 from .blend_fit import fit_blend
 from .checkpoint import (
@@ -70,7 +71,8 @@ def fit(
     """Train the model in place and leave it with the weights of the best epoch, in evaluation mode.
 
     Best is the highest validation macro NDCG@10 of the blend view, with the weights that it had before; at the end
-    they are fitted on the validation cases (blend_fit.py). Without validation cases the last epoch
+    they are fitted on the validation cases (blend_fit.py). What is measured and kept is the moving average of the
+    model's weights (averaging.py). Without validation cases the last epoch
     counts, and the result's notes say so. Training stops after `patience` epochs without a better one.
     on_epoch is called after each epoch, before its checkpoint is written: after a kill in between, the same
     epoch is trained and reported again. checkpoint: a file to resume from when it belongs to the same data and
@@ -149,6 +151,7 @@ class TrainingRun:
         self.steps_per_epoch = -(-len(self.users) // config.batch_size)
         model.negative_sampler.set_popularity(item_counts(train))
         self.optimizer = RowAdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.average = WeightAverage(model.parameters(), config.average_epochs * self.steps_per_epoch)
         self.fingerprint = fingerprint_of(model.config, config, train, valid)
         self.epochs: list[EpochReport] = []
         self.best_epoch = 0
@@ -192,13 +195,14 @@ class TrainingRun:
                 f"epoch {number}: the loss or its gradient is not finite; lower TrainingConfig.learning_rate "
                 f"({self.config.learning_rate:g}) or clip_norm ({self.config.clip_norm:g})"
             )
-        if self.has_cases and self.valid is not None:
-            by_domain, overall = validation_figures(self.model, self.valid, self.repeats)
-            totals |= overall
-            for domain, figures in by_domain.items():
-                domains[domain] |= figures
-        report = EpochReport(number, seconds, len(self.users) / max(seconds, 1e-9), domains, totals)
-        self._remember(report)
+        with self.average.swapped():
+            if self.has_cases and self.valid is not None:
+                by_domain, overall = validation_figures(self.model, self.valid, self.repeats)
+                totals |= overall
+                for domain, figures in by_domain.items():
+                    domains[domain] |= figures
+            report = EpochReport(number, seconds, len(self.users) / max(seconds, 1e-9), domains, totals)
+            self._remember(report)
         bar.epoch(report)
         return report
 
@@ -221,6 +225,7 @@ class TrainingRun:
         sum_gradients(self.model.parameters())
         norm = clip_gradients(self.model.parameters(), config.clip_norm)
         self.optimizer.step()
+        self.average.update(step)
         return losses, norm
 
     def _batches(self, number: int) -> Iterator[NDArray[Any]]:
@@ -240,6 +245,7 @@ class TrainingRun:
         """Write the checkpoint."""
         tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
+        tensors |= {f"average.{place:04d}": value for place, value in enumerate(self.average.values)}
         tensors |= {f"optimizer.{name}": v for name, v in optimizer_tensors(self.optimizer, self.model).items()}
         reports = [report.to_dict() for report in self.epochs]
         state = {"fingerprint": self.fingerprint, "best_epoch": self.best_epoch, "epochs": reports}
@@ -257,6 +263,7 @@ class TrainingRun:
         self.model.load_state_dict(under("model.", tensors))
         self.best_weights = {name: value.to(self.device) for name, value in under("best.", tensors).items()}
         restore_optimizer(self.optimizer, self.model, under("optimizer.", tensors))
+        self.average.restore([value for _, value in sorted(under("average.", tensors).items())])
         self.epochs = [EpochReport(**report) for report in state["epochs"]]
         self.best_epoch = int(state["best_epoch"])
 
