@@ -69,8 +69,9 @@ bench-quality: setup ## every system on set A5: hours, resumable; QUICK=1 ROWS="
 	    $(if $(PEERS),--peers "$(PEERS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(DEVICE),--device "$(DEVICE)") \
 	    $(if $(TRIALS),--trials "$(TRIALS)") $(if $(REPORT),--report) $(if $(RECORD),--record)
 
-bench-planted: setup ## does NTG find what the sample planted? half an hour and more, resumable; SEEDS=5 EPOCHS=12
-	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
+bench-planted: setup ## does NTG find what the sample planted? hours, resumable; SEEDS=5 EPOCHS=12 VARIANTS="uniform no-mim"
+	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") \
+	    $(if $(VARIANTS),--variants $(VARIANTS))
 
 clean: ## remove var/: all tables, models, logs and reports of the projects that live there
 	@if [ -x $(JOBS)/python ]; then $(JOBS)/python -m jobs.pages down --config "$(CONFIG)" >/dev/null 2>&1 || :; fi

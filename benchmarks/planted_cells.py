@@ -1,7 +1,8 @@
 """One cell of the planted-transfer benchmark: train one variant under one seed, rank every case, keep the result.
 
-A cell is small (ranks and losses of its cases, figures of its epochs) and lies in a cache folder with everything it
-depends on but the code: as long as that is the same, a finished cell is read, never trained again.
+A cell is small (ranks and losses of its cases, figures of its epochs) and lies in a cache folder under the digest
+of everything it depends on but the code. So a finished cell is never trained again, whatever its variant is called,
+and one of another default is never taken for one of today's, but found again when that default comes back.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import date
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +23,30 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from benchmarks.planted_data import Splits, cut, planted_log, sample_settings
+from benchmarks.planted_variants import VARIANTS
 from jobs.lakehouse import code_version
 from jobs.sample import SAMPLE_VERSION
 from jobs.settings import Settings
 from jobs.train import model_config, training_config
-from syncrec_model import CaseRanks, ModelConfig, SequenceSet, SyNCRec, TrainingConfig, fit, rank_cases
+from syncrec_model import (
+    CaseRanks,
+    ModelConfig,
+    SequenceSet,
+    SyNCRec,
+    TrainingConfig,
+    choose_views,
+    cross_fitted_ranks,
+    fit,
+    rank_cases,
+)
 from syncrec_model.batches import SequenceReader
 from syncrec_model.evaluation import view_scores
 
 Array = NDArray[Any]
-ALONE = "alone"
-VARIANTS: dict[str, dict[str, Any]] = {
-    "uniform": {"correction": "uniform"},
-    "bounded": {"correction": "bounded"},
-    "paper": {"correction": "paper"},  # the paper's lambda on the default loss
-    ALONE: {"correction": "uniform"},  # the twin: the same model class on the events of one domain
-}
 SPLITS = ("valid", "test")
 VIEWS = ("cross", "single", "blend")
+# A setting that came later, at the value that computes what was computed before it, changes no cell: list it here.
+BEFORE: dict[str, Any] = {"model.start": "random", "model.neighbours": 0, "model.fit_blend": False}
 _CASES_AT_ONCE = 256
 
 
@@ -69,15 +77,15 @@ class Experiment:
     options: dict[str, Any] | None = None
 
     def file(self, cell: Cell) -> Path:
-        """Return where the cell's arrays lie (its figures: the same name, .json); toys have names of their own."""
-        size = json.dumps([self.users, self.epochs, self.options], sort_keys=True)
-        mark = "" if size == "[null, null, null]" else f"-{hashlib.sha256(size.encode()).hexdigest()[:8]}"
-        return self.cache / f"{cell.name}{mark}.npz"
+        """Return where the cell's arrays lie (its figures: the same name, .json)."""
+        digest = hashlib.sha256(json.dumps(self.depends(cell), sort_keys=True).encode()).hexdigest()
+        return self.cache / f"{cell.domain or 'joint'}-{cell.seed}-{digest[:12]}.npz"
 
     def depends(self, cell: Cell) -> dict[str, Any]:
-        """Return everything but the code that a cell depends on, as flat JSON values."""
+        """Return everything but the code that a cell depends on, as flat JSON values without those of `BEFORE`."""
         sequences, last = self.settings.sequences, self.last.isoformat()
         values = {"sample": SAMPLE_VERSION, "last": last, "split": [sequences.valid_days, sequences.test_days]}
+        values["domain"] = cell.domain
         parts = {
             "sample": asdict(sample_settings(self.settings, cell.seed, self.users)),
             "model": self.model(cell.variant).to_dict(),
@@ -85,13 +93,18 @@ class Experiment:
         }
         values |= {f"{part}.{name}": value for part, found in parts.items() for name, value in found.items()}
         plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
-        return plain
+        missing = object()
+        return {name: value for name, value in plain.items() if BEFORE.get(name, missing) != value}
 
-    def model(self, variant: str) -> Any:
-        """Return the variant's model configuration."""
-        return replace(model_config(self.settings), **{**(self.options or {}), **VARIANTS[variant]})
+    def model(self, variant: str) -> ModelConfig:
+        """Return the variant's model configuration: the project's, or a preset in the project's size."""
+        config, found = model_config(self.settings), VARIANTS[variant]
+        if found.preset is not None:
+            sizes: dict[str, Any] = {"channels": config.channels, "max_length": config.max_length}
+            config = replace(ModelConfig.preset(found.preset), **sizes)
+        return replace(config, **{**(self.options or {}), **found.changes})
 
-    def training(self, seed: int) -> Any:
+    def training(self, seed: int) -> TrainingConfig:
         """Return the cold-start training configuration of the sample project under this seed."""
         config = replace(training_config(self.settings, warm=False), seed=seed, device="cpu")
         return replace(config, epochs=self.epochs or config.epochs, threads=self.threads or config.threads)
@@ -118,32 +131,28 @@ class Result:
         return tuple(self.figures["domains"])
 
     def ranks(self, split: str) -> CaseRanks:
-        """Return the ranks of a split's cases, with the view that validation chose as "served"."""
+        """Return the ranks of a split's cases."""
         user = self.arrays[f"{split}.user"]
         ranks = {view: self.arrays[f"{split}.rank.{view}"] for view in VIEWS}
         nothing = np.zeros(len(user), np.int64)
         return CaseRanks(self.domains, user, self.arrays[f"{split}.domain"], ranks, nothing, nothing)
 
+    @cached_property
+    def views(self) -> dict[str, str]:
+        """The view that serves each domain, chosen on validation as the night chooses."""
+        return choose_views(self.ranks("valid"))
+
 
 def read(experiment: Experiment, cell: Cell) -> Result | None:
-    """Return the cell from the cache; None where it has not been trained, or not under today's settings.
-
-    A setting that is younger than the cell must be at its default: that is what the cell was trained with.
-    """
+    """Return the cell from the cache; None where it has not been trained, or with other settings than now."""
     file = experiment.file(cell)
     if not file.exists():
         return None
     figures = json.loads(file.with_suffix(".json").read_text())
-    if {**defaults(), **figures["depends"]} != {**defaults(), **experiment.depends(cell)}:
+    if figures["depends"] != experiment.depends(cell):
         return None
     with np.load(file) as found:
         return Result(cell, figures, dict(found))
-
-
-def defaults() -> dict[str, Any]:
-    """Return the model's and the training's settings at their defaults, named as in `Experiment.depends`."""
-    parts = {"model": ModelConfig().to_dict(), "training": TrainingConfig().to_dict()}
-    return {f"{part}.{name}": value for part, found in parts.items() for name, value in found.items()}
 
 
 def train(experiment: Experiment, cell: Cell) -> Result:
@@ -160,8 +169,9 @@ def train(experiment: Experiment, cell: Cell) -> Result:
     fitted = fit(model, splits.train, splits.valid, config, checkpoint=checkpoint, repeats=repeats, progress=False)
     chosen = fitted.epochs[fitted.best_epoch - 1]
     arrays: dict[str, Array] = {}
-    for split, data in (("valid", splits.valid), ("test", splits.test)):
-        arrays |= {f"{split}.{name}": values for name, values in case_figures(model, data, repeats).items()}
+    for split, data, rank in (("valid", splits.valid, cross_fitted_ranks), ("test", splits.test, rank_cases)):
+        ranked = rank(model, data, views=VIEWS, repeats=repeats)
+        arrays |= {f"{split}.{name}": values for name, values in case_figures(model, data, ranked).items()}
     figures = {
         "variant": cell.variant,
         "seed": cell.seed,
@@ -187,9 +197,8 @@ def train(experiment: Experiment, cell: Cell) -> Result:
     return result
 
 
-def case_figures(model: SyNCRec, data: SequenceSet, repeats: list[str]) -> dict[str, Array]:
+def case_figures(model: SyNCRec, data: SequenceSet, ranked: CaseRanks) -> dict[str, Array]:
     """Return of every case its user, domain, item, ranks and, in nats, the default loss of both towers."""
-    ranked = rank_cases(model, data, views=VIEWS, repeats=repeats)
     reader = SequenceReader(data)
     cases = reader.cases()
     losses = {view: np.zeros(len(cases)) for view in ("cross", "single")}

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from scipy.stats import t as student
 
 from benchmarks.planted_cells import Result
-from syncrec_model import CaseRanks, choose_views, metrics, paired_difference
+from syncrec_model import CaseRanks, metrics, paired_difference
 
 METRIC = "ndcg@10"
+MEAN = "mean"
 CONFIDENCE = 0.95
 Gap = Callable[[Result], float]
 
@@ -55,13 +56,8 @@ def across_seeds(values: Sequence[float]) -> Interval:
 
 
 def served(result: Result, split: str) -> CaseRanks:
-    """Return a split's ranks with the view "served": per domain the best on validation, as the night chooses."""
-    return result.ranks(split).with_served(views_of(result))
-
-
-def views_of(result: Result) -> dict[str, str]:
-    """Return the served view of each domain."""
-    return choose_views(result.ranks("valid"))
+    """Return a split's ranks with the view "served": per domain the one that validation chose."""
+    return result.ranks(split).with_served(result.views)
 
 
 def view_gap(
@@ -132,7 +128,7 @@ def guard(joint: Sequence[Result]) -> list[dict[str, Any]]:
     """Return per seed and domain the served view, what it is above the single view on validation and on test."""
     rows = []
     for result in joint:
-        for domain, view in views_of(result).items():
+        for domain, view in result.views.items():
             test, low, high = view_gap(result, "test", domain, "served")
             row = {"seed": result.cell.seed, "domain": domain, "view": view, "test": test, "low": low, "high": high}
             rows.append({**row, "valid": view_gap(result, "valid", domain, "served")[0]})
@@ -151,3 +147,20 @@ def correction(
         "lambdas": tuple(a.figures["train"][domain]["lambda"] for a, _ in pairs),
         "weight": across_seeds([a.figures["train"][domain]["weight"] for a, _ in pairs]),
     }
+
+
+def ablation(parts: Sequence[Result], whole: Mapping[int, Result], domains: Sequence[str]) -> dict[str, Any]:
+    """Return per domain, and as their mean, NDCG@10 on test of every view, and what it is above the whole model's.
+
+    whole: by seed; only seeds that both have are compared. Of the whole model itself every difference is 0.
+    """
+    pairs = [(each, whole[each.cell.seed]) for each in parts if each.cell.seed in whole]
+    rows: dict[str, Any] = {}
+    for domain in (*domains, MEAN):
+        own = domains if domain == MEAN else (domain,)
+        rows[domain] = {"seeds": len(parts)}
+        for view in ("cross", "single", "served"):
+            values = [float(np.mean([quality(each, "test", d, view) for d in own])) for each in parts]
+            gaps = [float(np.mean([rival_gap(a, b, d, view) for d in own])) for a, b in pairs]
+            rows[domain] |= {view: across_seeds(values), f"{view}_gap": across_seeds(gaps)}
+    return rows

@@ -2,7 +2,8 @@
 
 A case ranks its target among all items of the target's domain. Writes domain_metrics: HR, NDCG and MRR of every
 view with bootstrap intervals over users, and the negative transfer gap (NTG) in its three forms: ntg_loss (the
-training losses' difference), ntg_ndcg (cross - single) and ntg_served (served - single).
+training losses' difference), ntg_ndcg (cross - single) and ntg_served (served - single); and what the choice of the
+served views stood on (ntg_view, on validation).
 """
 
 from __future__ import annotations
@@ -91,6 +92,20 @@ def training_rows(loaded: LoadedModel, role: str) -> Iterator[dict[str, Any]]:
                 }  # fmt: skip
 
 
+def choice_rows(loaded: LoadedModel, role: str) -> Iterator[dict[str, Any]]:
+    """Rows of domain_metrics on how validation chose the served views, as training left it in the version.
+
+    ntg_view: a view less the single view, with its interval; ntg_served: that of the served view.
+    """
+    for domain, choice in loaded.metadata.get("validation", {}).get("views", {}).items():
+        whole = {"domain": domain, "split": "valid", "cases": choice["cases"], "role": role}
+        whole["model_version"] = loaded.version
+        for view, (gain, low, high) in choice["gains"].items():
+            yield {**whole, "view": view, "metric": "ntg_view", "value": gain, "low": low, "high": high}
+        gain, low, high = choice["gains"].get(choice["view"], (0.0, 0.0, 0.0))
+        yield {**whole, "view": choice["view"], "metric": "ntg_served", "value": gain, "low": low, "high": high}
+
+
 def evaluate(run: Run) -> str:
     """Rank, summarise, write domain_metrics, log the test figures to the challenger's MLflow run."""
     settings, ds = run.settings, run.ds.isoformat()
@@ -115,7 +130,7 @@ def evaluate(run: Run) -> str:
             continue
         ranks = rank_version(loaded, test_set, repeats)
         own = [*quality_rows(ranks, role, version.number), *transfer_rows(ranks, role, version.number)]
-        rows += own + list(training_rows(loaded, role))
+        rows += [*own, *training_rows(loaded, role), *choice_rows(loaded, role)]
         night.note(**{f"{role}_ndcg": _macro(own)})
         if role == "challenger":
             _log_test(registry, version, own)

@@ -198,11 +198,11 @@ DOMAIN_METRICS = Table(
         Column("domain", "string", "domain; 'macro' the plain mean over domains, 'min' the worst domain"),
         Column("split", "string", "train, valid or test"),
         Column("view", "string", "cross, single, blend, served; '' where a metric has no view"),
-        Column("metric", "string", "ndcg@10, hr@10, mrr, ..., ntg_loss, ntg_ndcg, ntg_served, lambda, weight"),
+        Column("metric", "string", "ndcg@10, ..., ntg_loss, ntg_ndcg, ntg_served, ntg_view, lambda, weight"),
         Column("value", "double", "the value"),
         Column("low", "double", "lower end of the 95 % bootstrap interval over users", optional=True),
         Column("high", "double", "upper end of the 95 % bootstrap interval over users", optional=True),
-        Column("cases", "bigint", "number of test cases behind it", optional=True),
+        Column("cases", "bigint", "number of cases behind it", optional=True),
         _DS,
     ),
 )

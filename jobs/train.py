@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ from syncrec_model import (
     TrainingConfig,
     Vocabulary,
     build_model,
-    choose_views,
     cross_fitted_ranks,
+    judge_views,
     save_model,
     warm_start,
 )
@@ -206,7 +206,7 @@ def _fit_and_register(
             log.warning("%s", note)
         for earlier in result.epochs[: result.resumed_after]:  # trained before a kill, perhaps in another run
             _log_metrics(earlier)
-        views, chosen = _served_views(model, valid_set, settings)
+        views, chosen = served_views(model, valid_set, settings.repeating_domains)
         metadata = _metadata(run, start, result, chosen)
         for domain, view in views.items():
             mlflow.set_tag(f"view.{domain}", view)
@@ -224,14 +224,17 @@ def _fit_and_register(
     return f"version {version.number} registered as challenger (epoch {result.best_epoch}, {start} start)"
 
 
-def _served_views(
-    model: SyNCRec, valid_set: SequenceSet, settings: Settings
+def served_views(
+    model: SyNCRec, valid_set: SequenceSet, repeating: Collection[str]
 ) -> tuple[dict[str, str], dict[str, Any]]:
-    repeats = [domain for domain in valid_set.domains if domain in settings.repeating_domains]
+    """The view of each domain, and for the version's metadata what validation said of every view."""
+    repeats = [domain for domain in valid_set.domains if domain in repeating]
     ranks = cross_fitted_ranks(model, valid_set, ("cross", "single", "blend"), repeats)
-    views = choose_views(ranks)
-    log.info("served views: %s", ", ".join(f"{domain} {view}" for domain, view in views.items()))
-    return views, {"cases": len(ranks.domain)}
+    judged = judge_views(ranks)
+    views = {domain: choice.view for domain, choice in judged.items()}
+    gains = {domain: "{:+.4f} [{:+.4f}, {:+.4f}]".format(*choice.gain) for domain, choice in judged.items()}
+    log.info("served views: %s", ", ".join(f"{domain} {view} {gains[domain]}" for domain, view in views.items()))
+    return views, {"cases": len(ranks), "views": {domain: choice.to_dict() for domain, choice in judged.items()}}
 
 
 def _metadata(run: Run, start: str, result: FitResult, chosen: Mapping[str, Any]) -> dict[str, Any]:

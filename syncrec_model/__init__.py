@@ -10,12 +10,13 @@ from .data import SequenceSet
 from .distributed import process_group
 from .evaluation import CaseRanks, popularity_ranks, rank_cases
 from .machine import choose_device
-from .measures import bootstrap_interval, choose_views, metrics, paired_difference, summarise
+from .measures import bootstrap_interval, metrics, paired_difference, summarise
 from .model import Losses, SyNCRec
 from .recommend import PlainRecommendations, Recommender, TopN
 from .reports import EpochReport
 from .saving import load_model, save_model, warm_start
 from .training import FitResult, TrainingRun, fit
+from .views import ViewChoice, choose_views, judge_views
 from .vocabulary import Vocabulary
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "TopN",
     "TrainingConfig",
     "TrainingRun",
+    "ViewChoice",
     "Vocabulary",
     "bootstrap_interval",
     "build_model",
@@ -39,6 +41,7 @@ __all__ = [
     "cross_fitted_ranks",
     "fit",
     "fit_blend",
+    "judge_views",
     "load_model",
     "metrics",
     "paired_difference",

@@ -1,4 +1,4 @@
-"""Section 8: from ranks to measures, their bootstrap intervals, and the view that is served per domain.
+"""Section 8: from ranks to measures and their bootstrap intervals.
 
 Shapes: n cases, U users that have cases, D domains, M measures, S resamples, E entries: the domains,
 their macro mean and their minimum.
@@ -6,7 +6,7 @@ their macro mean and their minimum.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -165,27 +165,3 @@ def _with_overall(values_SDM: Array) -> Array:
     """Append the macro mean and the minimum over domains."""
     macro = np.nanmean(values_SDM, axis=1, keepdims=True)
     return np.concatenate([values_SDM, macro, np.nanmin(values_SDM, axis=1, keepdims=True)], axis=1)
-
-
-def choose_views(
-    case_ranks: CaseRanks, *, metric: str = "ndcg@10", views: Collection[str] = ("blend", "cross", "single")
-) -> dict[str, str]:
-    """Return per domain the view with the best validation metric, so never one below "single" (the guard).
-
-    The first of equals in `views` wins; a domain without cases gets the first view.
-    """
-    order = list(views)
-    if "single" not in order:
-        raise ValueError(
-            "choose_views: the single view must be among the views, it is what the guard compares with"
-        )
-    if missing := [view for view in order if view not in case_ranks.ranks]:
-        raise ValueError(f"choose_views: no ranks of view {missing[0]!r}; pass it to rank_cases")
-    chosen = {}
-    for code, domain in enumerate(case_ranks.domains, start=1):
-        inside = case_ranks.domain == code
-        value = {
-            view: _named_values(case_ranks.ranks[view][inside], metric).mean() for view in order if inside.any()
-        }
-        chosen[domain] = max(order, key=lambda view: value[view]) if value else order[0]
-    return chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.planted_transfer import table
+from benchmarks.planted_tables import table
 from benchmarks.quality.bootstrap import Gain, Interval
 from benchmarks.quality.data import STRATA
 from benchmarks.quality.figures import BEST_MULTI, BEST_SINGLE, METRICS, SAMPLED, Figures, SystemFigures

@@ -9,6 +9,10 @@
 --   ntg_loss                            single-domain loss minus cross-domain loss, in training
 --   ntg_ndcg, ntg_ndcg_low, _high       ndcg@10: cross view minus single view, 95 % interval
 --   ntg_served, ntg_served_low, _high   ndcg@10: served view minus single view, 95 % interval
+--   served_view                         cross, single or blend: what validation chose
+--   cross_valid, _low, _high            cross view minus single view on validation
+--   blend_valid, _low, _high            blend minus single view on validation
+--   cases_valid                         validation cases behind the choice
 --   lambda_weight                       weight (lambda) of the domain in the corrected loss
 --   cases                               test cases behind ntg_ndcg
 --   published                           whether this run published the night
@@ -36,6 +40,14 @@ measured as (
         max(case when split = 'test' and metric = 'ntg_served' then value end) as ntg_served,
         max(case when split = 'test' and metric = 'ntg_served' then low end) as ntg_served_low,
         max(case when split = 'test' and metric = 'ntg_served' then high end) as ntg_served_high,
+        max(case when split = 'valid' and metric = 'ntg_served' then view end) as served_view,
+        max(case when metric = 'ntg_view' and view = 'cross' then value end) as cross_valid,
+        max(case when metric = 'ntg_view' and view = 'cross' then low end) as cross_valid_low,
+        max(case when metric = 'ntg_view' and view = 'cross' then high end) as cross_valid_high,
+        max(case when metric = 'ntg_view' and view = 'blend' then value end) as blend_valid,
+        max(case when metric = 'ntg_view' and view = 'blend' then low end) as blend_valid_low,
+        max(case when metric = 'ntg_view' and view = 'blend' then high end) as blend_valid_high,
+        max(case when split = 'valid' and metric = 'ntg_served' then cases end) as cases_valid,
         max(case when split = 'train' and metric = 'lambda' then value end) as lambda_weight,
         max(case when split = 'test' and metric = 'ntg_ndcg' then cases end) as cases
     from trained
@@ -55,6 +67,14 @@ final as (
         measured.ntg_served,
         measured.ntg_served_low,
         measured.ntg_served_high,
+        measured.served_view,
+        measured.cross_valid,
+        measured.cross_valid_low,
+        measured.cross_valid_high,
+        measured.blend_valid,
+        measured.blend_valid_low,
+        measured.blend_valid_high,
+        measured.cases_valid,
         measured.lambda_weight,
         measured.cases,
         published_nights.run_id is not null as published

@@ -70,6 +70,9 @@ def test_a_published_night_shows_decision_transfer_quality_data_lists_and_audits
     assert "promoted : served ndcg@10 rose in every domain" in text
     assert "books ▲ help +0.040 +0.030 to +0.050 +0.050" in text
     assert "toys ▼ hurt −0.020 −0.030 to −0.010" in text
+    assert "Served views, chosen in ndcg@10 on the validation cases" in text
+    assert "books blend +0.040 +0.030 to +0.050 +0.050 +0.040 to +0.060 100" in text
+    assert "toys single −0.020 −0.030 to −0.010 +0.010 0.000 to +0.020 100" in text
     assert "0.300 0.290 to 0.310 0.340 0.330 to 0.350 0.290 0.280 to 0.300 0.100" in text, "books, all columns"
     assert "broken_line toys 1 100.0 % toys.csv.gz" in text
     assert "toys 3 4 25.0 % 1 100.0 % of 2 100.0 %" in text

@@ -175,7 +175,7 @@ def _metrics(day: date) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
 
     def add(version: str, role: str, split: str, domain: str, view: str, metric: str, value: float) -> None:
-        near = {"low": value - 0.01, "high": value + 0.01, "cases": 100} if split == "test" else {}
+        near = {"low": value - 0.01, "high": value + 0.01, "cases": 100} if split != "train" else {}
         key = {"run_id": RUNS[day], "model_version": version, "role": role, "domain": domain, "ds": day}
         rows.append(key | {"split": split, "view": view, "metric": metric, "value": value} | near)
 
@@ -197,6 +197,10 @@ def _metrics(day: date) -> list[dict[str, Any]]:
             if role == "challenger" and domain in domains:
                 add(version, role, "train", domain, "", "ntg_loss", 10 * (cross - single))
                 add(version, role, "train", domain, "", "lambda", weight)
+                add(version, role, "valid", domain, "cross", "ntg_view", cross - single)
+                add(version, role, "valid", domain, "blend", "ntg_view", served - single)
+                view = "blend" if served - 0.01 > single else "single"
+                add(version, role, "valid", domain, view, "ntg_served", served - single if view == "blend" else 0)
     if rows:
         for domain, ndcg in POPULARITY.items():
             add_ranking("popularity", "popularity", domain, "", ndcg)

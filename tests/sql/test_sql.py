@@ -93,6 +93,22 @@ def test_ntg_by_day_shows_the_planted_gap_of_the_version_trained_that_night(
     assert [rows[night, "toys"]["published"] for night in (D29, D30, D31)] == [True, True, False]
 
 
+def test_ntg_by_night_names_the_served_view_and_what_validation_said_of_every_view(
+    duck: duckdb.DuckDBPyConnection,
+) -> None:
+    columns = (
+        "served_view, cross_valid, cross_valid_low, cross_valid_high, blend_valid, blend_valid_high, cases_valid"
+    )
+    where = f"model_version = '2' and ds = date '{D30}'"
+    _, rows = duck_rows(duck, f"select domain, {columns} from ntg_by_night where {where} order by domain")
+    assert rows == [
+        ("books", "blend", 0.04, 0.03, 0.05, 0.05, 0.06, 100),
+        ("macro", *[None] * 7),
+        ("min", *[None] * 7),
+        ("toys", "single", -0.02, -0.03, -0.01, 0.01, 0.02, 100),
+    ]
+
+
 def test_recommendations_of_the_first_user_come_from_the_published_night(duck: duckdb.DuckDBPyConnection) -> None:
     rows = ready(duck, "top_recommendations_of_a_user")
     assert [(row["user_id"], row["domain"], row["rank"], row["item_id"]) for row in rows] == [

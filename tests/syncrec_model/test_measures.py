@@ -1,11 +1,11 @@
-"""Measures of known ranks, intervals that resample users, and the guard of the served view."""
+"""Measures of known ranks, and intervals that resample users."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from syncrec_model import CaseRanks, bootstrap_interval, choose_views, metrics, paired_difference, summarise
+from syncrec_model import CaseRanks, bootstrap_interval, metrics, paired_difference, summarise
 
 
 def case_ranks(ranks, domain, user=None):
@@ -66,16 +66,3 @@ def test_summary_rows_with_macro_and_minimum_over_domains():
     assert (value["toys", "hr@5"]["cases"], value["macro", "hr@5"]["cases"]) == (10, 50)
     assert "food" not in {r["domain"] for r in rows}  # no cases, no figure
     assert all(r["low"] <= r["value"] <= r["high"] for r in rows if r["domain"] != "min")
-
-
-def test_served_view_is_the_best_and_never_below_single():
-    good, middle, bad = [1, 1], [5, 5], [30, 30]
-    ranks = case_ranks(
-        {"cross": good + bad, "single": bad + middle, "blend": middle + bad, }, [1, 1, 2, 2]
-    )  # fmt: skip
-    views = choose_views(ranks)
-    assert views == {"books": "cross", "toys": "single", "food": "blend"}
-    served = ranks.with_served(views).ranks["served"]
-    assert served.tolist() == good + middle
-    with pytest.raises(ValueError, match="single view must be among"):
-        choose_views(ranks, views=("cross", "blend"))
