@@ -20,10 +20,11 @@ def all_peers() -> dict[str, Peer]:
         rectools_sasrec,
         released,
         sasrec,
+        weightings,
     )
 
     files = (
-        popularity, item_knn, ease, sasrec, ours, ensemble, rectools_sasrec, bert4rec, gru4rec, released, cgrec,
-        c2dsr,
+        popularity, item_knn, ease, sasrec, ours, weightings, ensemble, rectools_sasrec, bert4rec, gru4rec,
+        released, cgrec, c2dsr,
     )  # fmt: skip
     return {peer.name: peer for file in files for peer in file.PEERS}

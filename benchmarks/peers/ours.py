@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ import torch
 from benchmarks.quality.data import PARTS, Array, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
 from syncrec_model import (
+    EpochReport,
     ModelConfig,
     SequenceSet,
     SyNCRec,
@@ -71,6 +72,7 @@ class Ours(Peer):
 
     kind = "ours"
     source = "this repository"
+    by_epoch: Mapping[str, str] = {"ntg_by_epoch": "ntg_ndcg", "weight_by_epoch": "weight"}  # of the epoch reports
 
     def __init__(
         self,
@@ -85,6 +87,13 @@ class Ours(Peer):
         self.name, self.outside, self.slow = name, outside, slow
         self.config = dataclasses.replace(ModelConfig.preset(preset), **(changes or {}))
         self.training = dict(training or {})
+
+    def build(self, config: ModelConfig, data: QualityData) -> SyNCRec:
+        """Return the fresh model."""
+        return build_model(config, data.domains, data.n_items)
+
+    def on_epoch(self, model: SyNCRec, report: EpochReport) -> None:
+        """See every epoch before the next; may add figures of domains, which `by_epoch` keeps."""
 
     def fit(
         self,
@@ -101,10 +110,10 @@ class Ours(Peer):
         config = dataclasses.replace(self.config, **settings)
         began = time.perf_counter()
         torch.manual_seed(seed)
-        model = build_model(config, data.domains, data.n_items)
+        model = self.build(config, data)
         train = train_sequences(data, config.max_length, outside=self.outside)
         valid = data.case_sequences("valid", config.max_length)
-        result = fit(model, train, valid, training, progress=False)
+        result = fit(model, train, valid, training, on_epoch=partial(self.on_epoch, model), progress=False)
         served = choose_views(cross_fitted_ranks(model, valid, VIEWS))
         train_s = time.perf_counter() - began
         chosen = {
@@ -113,8 +122,11 @@ class Ours(Peer):
             "served": served,
             "blend": dict(zip(data.domains, model.blend.weights_DF.tolist(), strict=True)),
             "lambda": dict(zip(data.domains, model.correction.lambda_D.tolist(), strict=True)),
-            "ntg_by_epoch": {
-                domain: [report.domains[domain]["ntg_ndcg"] for report in result.epochs] for domain in data.domains
+            **{
+                name: {
+                    domain: [report.domains[domain][figure] for report in result.epochs] for domain in data.domains
+                }
+                for name, figure in self.by_epoch.items()
             },
         }
         parameters = sum(weight.numel() for weight in model.parameters())
@@ -151,7 +163,6 @@ def views_of(model: SyNCRec, data: QualityData, served: Mapping[str, str]) -> di
 PEERS = (
     Ours("default", slow=False),
     Ours("default.own-users", outside=False),
-    Ours("default.no-acmoe", SHARED, slow=False),
     Ours("default.no-mim", {"mim": False}),
     Ours("default.no-start", {"start": "random"}),
     Ours("default.no-neighbours", {"neighbours": 0}),

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.quality.ablations import Ablation, ablations_of, followed
 from benchmarks.quality.bootstrap import Bootstrap, Gain, Interval, gains, macro_interval, mean_over_domains
 from benchmarks.quality.data import STRATA, QualityData
 from benchmarks.quality.systems import (
@@ -82,7 +83,8 @@ class Comparison:
 @dataclass(frozen=True)
 class Figures:
     """Everything that the tables and plots show. versus: our default against "best_single", "best_multi", the
-    two ensembles. transfer: every row that learns from all domains against the best of one domain (RQ2).
+    two ensembles. transfer: every row that learns from all domains against the best of one domain (RQ2). ablations:
+    variants of ours against the whole; weights: what multiplied their cross losses (RQ3, ablations.py).
     """
 
     domains: tuple[str, ...]
@@ -90,6 +92,8 @@ class Figures:
     rivals: Rivals
     versus: dict[str, Comparison]
     transfer: dict[str, Comparison]
+    ablations: tuple[Ablation, ...]
+    weights: dict[str, dict[str, dict[str, float]]]
 
 
 def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_000) -> Figures:
@@ -113,7 +117,8 @@ def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_0
         if everywhere and system.kind in ("ours", *MULTI_KINDS)
     }
     lines = {name: _system(system, rows[system.row], bootstrap) for name, system in systems.items()}
-    return Figures(data.domains, lines, rivals, versus, transfer)
+    ablations = ablations_of(systems, bootstrap)
+    return Figures(data.domains, lines, rivals, versus, transfer, ablations, followed(rows))
 
 
 def _compare(bootstrap: Bootstrap, ours: System, rivals: list[System]) -> Comparison:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.planted_tables import table
+from benchmarks.quality.ablations import ablation_tables, weight_table
 from benchmarks.quality.bootstrap import Gain, Interval
 from benchmarks.quality.data import STRATA
 from benchmarks.quality.figures import BEST_MULTI, BEST_SINGLE, METRICS, SAMPLED, Figures, SystemFigures
@@ -43,6 +44,11 @@ def report(figures: Figures, rows: Mapping[str, Row]) -> str:
         macro = [("macro", ", ".join(dict.fromkeys(gained.rivals.values())), gained.macro)]
         parts.append((f"Our default against {RIVALS[key]}, NDCG@10 on test", gain_table(against + macro)))
     parts.append(("RQ2: gained or lost against single-domain training, NDCG@10 on test", transfer_table(figures)))
+    names = [short(domain) for domain in figures.domains]
+    parts += ablation_tables(figures.ablations, names)
+    parts.append(
+        ("RQ3: weight of each domain's cross loss in the chosen epoch", weight_table(figures.weights, names))
+    )
     if lines:
         parts += [
             (
