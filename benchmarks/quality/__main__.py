@@ -72,7 +72,7 @@ def into_page(text: str, part: str, tables: str, target: str = "bench-quality") 
     ------
     ValueError : the page has lost a mark.
     """
-    marks = f"<!-- make bench-quality writes {part} from here -->", f"<!-- {part} to here -->"
+    marks = f"<!-- make {target} writes {part} from here -->", f"<!-- {part} to here -->"
     before, first, rest = text.partition(marks[0])
     _, last, after = rest.partition(marks[1])
     if not (first and last):
