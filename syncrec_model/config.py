@@ -116,7 +116,7 @@ class ModelConfig(_Record):
     n_layers: int = 1
     n_heads: int = 1
     ffn_multiplier: int = 2
-    dropout: float = 0.2
+    dropout: float = 0.5
     gate: str = "step"
     loss: str = "softmax"
     full_softmax_items: int = 20_000

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.quality.data import PARTS, Array, QualityData
+from benchmarks.quality.data import PARTS, Array, Events, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
 from syncrec_model import (
     EpochReport,
@@ -38,20 +38,33 @@ SHARED = {"n_experts": 1, "n_cross_experts": 0, "stop_gradient": False}  # witho
 PLAIN = {"start": "random", "neighbours": 0, "fit_blend": False}
 
 
-def train_sequences(data: QualityData, max_length: int, *, outside: bool) -> SequenceSet:
-    """Return the training rows of the benchmark's users; outside: and of the others with two candidates or more."""
-    if not outside:
+def train_sequences(data: QualityData, max_length: int, *, outside: bool, users: float = 1.0) -> SequenceSet:
+    """Return the training rows of the benchmark's users; outside: and of the others with two candidates or more.
+
+    users: the share of both that is trained on; a smaller share is part of a greater one.
+    """
+    if not outside and users == 1:
         return data.train_sequences(max_length)
-    own, others = data.train, data.outside
+    own, others = data.train, data.outside if outside else data.outside.take(np.arange(0))
     n_items_D1 = np.array([0, *data.n_items])
     others = others.take(others.item_E <= n_items_D1[others.domain_E])
     others = others.take(np.bincount(others.user_E)[others.user_E] > 1) if len(others) else others
+    own, others = some_users(own, users), some_users(others, users)
     return SequenceSet.from_events(
         user_ids=np.concatenate([own.user_E, data.n_users + others.user_E]),
         item_indexes=np.concatenate([own.item_E, others.item_E]),
         domain_codes=np.concatenate([own.domain_E, others.domain_E]),
         domains=data.domains, n_items=data.n_items, max_length=max_length,
     )  # fmt: skip
+
+
+def some_users(log: Events, share: float) -> Events:
+    """Return the events of a share of a log's users, the same whenever it is asked for."""
+    if share == 1:
+        return log
+    known = np.unique(log.user_E)
+    drawn = np.random.default_rng(0).permutation(known)[: max(1, round(share * len(known)))]
+    return log.take(np.isin(log.user_E, drawn))
 
 
 class CaseReader:
@@ -68,7 +81,10 @@ class CaseReader:
 
 
 class Ours(Peer):
-    """One configuration. changes: fields of ModelConfig that differ from the preset; training: TrainingConfig's."""
+    """One configuration. changes: fields of ModelConfig that differ from the preset; training: TrainingConfig's.
+
+    users: the share of the users of each kind that it is trained on; cases and candidates stay the same.
+    """
 
     kind = "ours"
     source = "this repository"
@@ -82,9 +98,10 @@ class Ours(Peer):
         preset: str = "default",
         training: Mapping[str, Any] | None = None,
         outside: bool = True,
+        users: float = 1.0,
         slow: bool = True,
     ) -> None:
-        self.name, self.outside, self.slow = name, outside, slow
+        self.name, self.outside, self.users, self.slow = name, outside, users, slow
         self.config = dataclasses.replace(ModelConfig.preset(preset), **(changes or {}))
         self.training = dict(training or {})
 
@@ -111,7 +128,7 @@ class Ours(Peer):
         began = time.perf_counter()
         torch.manual_seed(seed)
         model = self.build(config, data)
-        train = train_sequences(data, config.max_length, outside=self.outside)
+        train = train_sequences(data, config.max_length, outside=self.outside, users=self.users)
         valid = data.case_sequences("valid", config.max_length)
         result = fit(model, train, valid, training, on_epoch=partial(self.on_epoch, model), progress=False)
         served = choose_views(cross_fitted_ranks(model, valid, VIEWS))
@@ -134,7 +151,11 @@ class Ours(Peer):
 
     def _notes(self) -> list[str]:
         who = "everybody, outside users too" if self.outside else "the benchmark's users alone"
-        return [f"Trained on {who}.", "The row is the served view: per domain the best on validation."]
+        share = "" if self.users == 1 else f"{self.users:.0%} of "
+        served = (
+            "The row is the served view: per domain the best that is clearly above the single view on validation."
+        )
+        return [f"Trained on {share}{who}.", served]
 
 
 def views_of(model: SyNCRec, data: QualityData, served: Mapping[str, str]) -> dict[str, View]:
@@ -169,7 +190,8 @@ PEERS = (
     Ours("default.sum", {"neighbours": 0, "fit_blend": False}),
     Ours("default.bounded", {"correction": "bounded"}),
     Ours("default.paper-lambda", {"correction": "paper"}),
-    Ours("default.dropout", {"dropout": 0.35}),
+    Ours("default.dropout", {"dropout": 0.2}),
+    Ours("default.last-weights", training={"average_epochs": 0.0}),
     Ours("paper", preset="paper"),
     Ours("paper.softmax", {"loss": "softmax"}, preset="paper"),
     Ours("paper.no-ntg", {"correction": "uniform"}, preset="paper"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +63,16 @@ def keep(part: str, figures: Figures, rows: dict[str, Row], about: dict[str, Any
         places.page.write_text(text, encoding="utf-8")
 
 
-def into_page(text: str, part: str, tables: str) -> str:
+def into_page(text: str, part: str, tables: str, target: str = "bench-quality") -> str:
     """Return the page with a part's tables between its two marks; what a person wrote around them stays.
+
+    target: of the Makefile, whose name the first mark says.
 
     Raises
     ------
     ValueError : the page has lost a mark.
     """
-    marks = f"<!-- make bench-quality writes {part} from here -->", f"<!-- {part} to here -->"
+    marks = f"<!-- make {target} writes {part} from here -->", f"<!-- {part} to here -->"
     before, first, rest = text.partition(marks[0])
     _, last, after = rest.partition(marks[1])
     if not (first and last):
@@ -130,9 +132,14 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train what is missing, print the tables, record the figures. 1 where a row crashed, 130 where stopped."""
     arguments = _arguments(argv)
+    return ended(lambda: _run(arguments))
+
+
+def ended(run: Callable[[], int]) -> int:
+    """Return the exit code of a run; a mistake of the user's is one line and 2, a stop is 130."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _run(arguments)
+        return run()
     except (DataAbsent, UnknownRow, Busy) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2

@@ -180,14 +180,16 @@ def sweep(
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(5.6, 3.6), layout="constrained")
         axes: Axes = figure.subplots()
+        every = sorted({value for points in lines.values() for value, _ in points})
         for place, (name, points) in enumerate(lines.items()):
-            x = [value for value, _ in points]
+            aside = 0.012 * (place - (len(lines) - 1) / 2)  # intervals stand side by side
+            wide = (every[-1] / every[0]) ** aside if log else aside * (every[-1] - every[0])
+            x = [value * wide if log else value + wide for value, _ in points]
             quality = [found for _, found in points]
             colour, mark = DOMAIN_MARKS[place % len(DOMAIN_MARKS)]
             y = [found.value for found in quality]
             axes.errorbar(x, y, yerr=_bounds(quality), color=colour, marker=mark, markersize=6, linewidth=1.6,
                           elinewidth=1.2, capsize=3, label=name)  # fmt: skip
-        every = sorted({value for points in lines.values() for value, _ in points})
         if log:
             axes.set_xscale("log")
             axes.minorticks_off()
@@ -196,7 +198,7 @@ def sweep(
         axes.set_ylabel("macro NDCG@10 on test, 95 %")
         axes.grid(axis="y", color=GRID, linewidth=0.8)
         if len(lines) > 1:
-            axes.legend(fontsize=9)
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside upper left", ncols=4, fontsize=9)
         return _save(figure, file)
 
 
