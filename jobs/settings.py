@@ -105,7 +105,7 @@ class Training(_Section):
     epochs: int = Field(20, ge=1)
     warm_epochs: int = Field(5, ge=1, description="epochs when it starts from the champion")
     warm_start: bool = True
-    batch_size: int = Field(128, ge=2, description="users a step")
+    batch_size: int = Field(64, ge=2, description="users a step")
     learning_rate: float = Field(2e-3, gt=0)
     seed: int = 0
     threads: int = Field(2, ge=1, description="CPU threads")

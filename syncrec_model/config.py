@@ -247,7 +247,7 @@ class TrainingConfig(_Record):
     """
 
     epochs: int = 20
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.0
     warmup_steps: int = 20
