@@ -114,7 +114,9 @@ class Cache:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         torch.set_num_threads(self.budget.threads)
+        core_s = _core_seconds()
         fitted = peer.fit(self.data, cell.settings, cell.seed, self.budget, work, kept)
+        core_s = _core_seconds() - core_s
         ranks: dict[str, Array] = {}
         seconds = {}
         for name, view in fitted.views.items():
@@ -124,7 +126,7 @@ class Cache:
                 for ranking, values in rank(self.data, part, view, folder).items():
                     ranks[f"{name}/{part}/{ranking}"] = values
             seconds[name] = time.perf_counter() - began
-        result = Result(cell, self._figures(peer, cell, fitted, seconds), ranks)
+        result = Result(cell, {**self._figures(peer, cell, fitted, seconds), "train_core_s": core_s}, ranks)
         _write(self.file(cell), result)
         shutil.rmtree(work, ignore_errors=True)
         return result
@@ -194,6 +196,12 @@ def _first_rank(scores_mS: torch.Tensor) -> Array:
     """Return the rank of the first column among all."""
     first_m = torch.zeros(len(scores_mS), dtype=torch.int64)
     return mean_tie_ranks(scores_mS, first_m, torch.zeros_like(scores_mS, dtype=torch.bool)).numpy()
+
+
+def _core_seconds() -> float:
+    """Return the seconds of processor that this process and its ended children have had: other work adds none."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _places(data: QualityData, part: str) -> Array:

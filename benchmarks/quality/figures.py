@@ -38,9 +38,12 @@ Values = dict[str, float]
 
 @dataclass(frozen=True)
 class Cost:
-    """train_s: mean of a seed. search_s: of all finished attempts together. user_ms: to score and rank one case."""
+    """train_s: mean of a seed; train_core_s: of processor, all cores added. search_s: of all finished attempts
+    together. user_ms: to score and rank one case.
+    """
 
     train_s: float
+    train_core_s: float
     search_s: float
     parameters: int
     user_ms: float
@@ -145,6 +148,7 @@ def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
         sampled={ranking: found for ranking, found in sampled.items() if math.isfinite(found[METRIC]["macro"])},
         cost=Cost(
             train_s=_mean([run.figures["train_s"] for run in runs]),
+            train_core_s=_mean([run.figures["train_core_s"] for run in runs]),
             search_s=sum(trial.seconds for trial in row.trials if trial.outcome == DONE),
             parameters=int(runs[0].figures["parameters"]),
             user_ms=_mean([run.figures["score_ms"][system.view] for run in runs]),
