@@ -119,6 +119,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help=f"at most so many (default {budget.epochs})")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=budget.threads, help=f"default {budget.threads}")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="cells of a row at once, sharing the threads (default 2)"
+    )
     parser.add_argument("--trials", type=int, help="at most so many settings of each search (default: all)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of finished cells")
     parser.add_argument("--report", action="store_true", help="train nothing: the figures of what is there")
@@ -159,7 +162,9 @@ def _run(arguments: argparse.Namespace) -> int:
     scale = scale_of(arguments)
     progress = Progress()
     try:
-        runner = Runner(data, budget, arguments.cache, peers, scale, progress, train=not arguments.report)
+        runner = Runner(
+            data, budget, arguments.cache, peers, scale, progress, train=not arguments.report, jobs=arguments.jobs
+        )
         rows = runner.run()
     finally:
         progress.stop()

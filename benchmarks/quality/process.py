@@ -12,10 +12,10 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
 from benchmarks.quality.protocol import PeerAbsent
@@ -34,28 +34,71 @@ class Outcome:
     seconds: float
 
 
-def run_alone(work: Callable[[], object], log: Path, tick: Callable[[], None] = lambda: None) -> Outcome:
-    """Run work() in a child process, all it prints in `log`. tick: called every second.
+class Running:
+    """A child process that does work(), all it prints in `log`."""
 
-    Whatever stops this function stops the child and everything it started.
+    def __init__(self, work: Callable[[], object], log: Path) -> None:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        self.log = log
+        self._receiver, sender = _FORK.Pipe(duplex=False)
+        self._began = time.perf_counter()
+        self._process = _FORK.Process(target=_child, args=(work, log, sender))
+        self._process.start()
+        sender.close()
+        self.sentinel = self._process.sentinel
+
+    def outcome(self) -> Outcome | None:
+        """Return how it ended; None while it runs."""
+        if self._process.is_alive():
+            return None
+        self._process.join()
+        ending = _ending(self._process.exitcode)
+        word, message = FAILED, f"the process ended with {ending}; its output is in {self.log.name}"
+        with suppress(EOFError):
+            word, message = self._receiver.recv()
+        self._receiver.close()
+        return Outcome(word, message, time.perf_counter() - self._began)
+
+    def stop(self) -> None:
+        """End it where it still runs, and what it started."""
+        _end(self._process)
+
+
+def run_together(
+    tasks: Sequence[tuple[Callable[[], object], Path]],
+    at_once: int,
+    tick: Callable[[], None] = lambda: None,
+    begins: Callable[[int], None] = lambda _: None,
+) -> Iterator[tuple[int, Outcome]]:
+    """Run every (work, log) in a child process, so many at once, and yield (its place, how it ended) as they end.
+
+    tick: called about every second; begins: called with the place of a task before it starts. Whatever stops this
+    generator stops the children and everything they started: hold it in `contextlib.closing`.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
-    receiver, sender = _FORK.Pipe(duplex=False)
-    began = time.perf_counter()
-    process = _FORK.Process(target=_child, args=(work, log, sender))
-    process.start()
-    sender.close()
+    waiting = list(range(len(tasks)))
+    running: dict[int, Running] = {}
     try:
-        while process.is_alive():
-            process.join(_TICK_S)
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                place = waiting.pop(0)
+                begins(place)
+                running[place] = Running(*tasks[place])
+            wait([child.sentinel for child in running.values()], _TICK_S)
             tick()
+            for place, child in list(running.items()):
+                outcome = child.outcome()
+                if outcome is not None:
+                    del running[place]
+                    yield place, outcome
     finally:
-        _end(process)
-    word, message = FAILED, f"the process ended with {_ending(process.exitcode)}; its output is in {log.name}"
-    with suppress(EOFError):
-        word, message = receiver.recv()
-    receiver.close()
-    return Outcome(word, message, time.perf_counter() - began)
+        for child in running.values():
+            child.stop()
+
+
+def run_alone(work: Callable[[], object], log: Path, tick: Callable[[], None] = lambda: None) -> Outcome:
+    """Run one task as `run_together` does."""
+    with closing(run_together([(work, log)], 1, tick)) as ended:
+        return next(ended)[1]
 
 
 def _child(work: Callable[[], object], log: Path, sender: Connection) -> None:

@@ -6,6 +6,7 @@ import fcntl
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ import torch
 from benchmarks.quality.cells import Cache, Cell, Result
 from benchmarks.quality.data import QualityData
 from benchmarks.quality.plan import Scale, seeds
-from benchmarks.quality.process import Outcome, run_alone
+from benchmarks.quality.process import Outcome, run_alone, run_together
 from benchmarks.quality.progress import Progress
 from benchmarks.quality.protocol import Budget, Peer, PeerAbsent, View
 from benchmarks.quality.systems import Row, choose_rivals, systems_of, validation_macro
@@ -29,15 +30,19 @@ class Busy(Exception):
 
 
 class Runner:
-    """All rows of one run over one benchmark set. train: False reads what is there and trains nothing."""
+    """All rows of one run over one benchmark set. train: False reads what is there and trains nothing.
+
+    jobs: cells of a row that are trained at once; they share the budget's threads.
+    """
 
     def __init__(
         self, data: QualityData, budget: Budget, folder: Path, peers: Sequence[Peer], scale: Scale,
-        progress: Progress, *, train: bool = True,
+        progress: Progress, *, train: bool = True, jobs: int = 1,
     ) -> None:  # fmt: skip
-        self.data, self.budget, self.scale, self.progress, self.train = data, budget, scale, progress, train
+        self.data, self.scale, self.progress, self.train, self.jobs = data, scale, progress, train, jobs
+        self.budget = replace(budget, threads=max(1, budget.threads // jobs))
         self.peers = {peer.name: peer for peer in peers}
-        self.cache = Cache(folder, data, budget)
+        self.cache = Cache(folder, data, self.budget)
         self.trials = Trials(self.cache.folder / "trials.jsonl")
         self.rows: dict[str, Row] = {}
 
@@ -82,11 +87,8 @@ class Runner:
 
     def _row(self, peer: Peer) -> Row:
         row = Row(peer, absent=self._missing_need(peer))
-        tried: list[tuple[float, Result]] = []
-        for settings in self.scale.settings(peer):
-            result = None if row.absent else self._result(row, Cell(peer.name, settings, 0))
-            if result is not None:
-                tried.append((validation_macro(self.data, result), result))
+        cells = [Cell(peer.name, settings, 0) for settings in self.scale.settings(peer)]
+        tried = [(validation_macro(self.data, result), result) for result in self._results(row, cells)]
         if tried:
             best = max(tried, key=lambda pair: pair[0])[1]
             row.results[0] = best
@@ -100,10 +102,8 @@ class Runner:
 
     def _more_seeds(self, row: Row, wanted: range) -> None:
         settings = row.results[0].cell.settings
-        for seed in wanted:
-            result = row.results.get(seed) or self._result(row, Cell(row.peer.name, settings, seed))
-            if result is not None:
-                row.results[seed] = result
+        cells = [Cell(row.peer.name, settings, seed) for seed in wanted if seed not in row.results]
+        row.results |= {result.cell.seed: result for result in self._results(row, cells)}
         row.trials = self.trials.of(row.peer.name)
 
     def _missing_need(self, peer: Peer) -> str:
@@ -114,21 +114,32 @@ class Runner:
                 return f"reads the scores of {need}: {self.rows[need].absent or 'it failed'}"
         return ""
 
-    def _result(self, row: Row, cell: Cell) -> Result | None:
-        """Return a cell from the cache, or train it; None where that is not possible, which the row then says."""
-        if row.absent:
-            return None
-        found = self._finished(row.peer, cell)
-        if found is not None or not self.train:
-            self.progress.read(row.peer.name)
-            return found
-        try:
-            self._restore_needs(row.peer, cell.seed)
-        except KeyError as missing:
-            outcome = Outcome(FAILED, f"reads the scores of {missing.args[0]}", 0.0)
-        else:
-            self.progress.begin(cell)
-            outcome = self._train(row.peer, cell)
+    def _results(self, row: Row, cells: Sequence[Cell]) -> list[Result]:
+        """Return cells from the cache, or train them; what is not possible is left out, and the row says why."""
+        found: dict[str, Result | None] = {}
+        missing = []
+        for cell in [] if row.absent else cells:
+            found[cell.name] = self._finished(row.peer, cell)
+            if found[cell.name] is not None or not self.train:
+                self.progress.read(row.peer.name)
+                continue
+            try:
+                self._restore_needs(row.peer, cell.seed)
+            except KeyError as gone:
+                self._ended(row, cell, Outcome(FAILED, f"reads the scores of {gone.args[0]}", 0.0))
+            else:
+                missing.append(cell)
+        tasks = [self._task(row.peer, cell) for cell in missing]
+        begins = lambda place: self.progress.begin(missing[place])  # noqa: E731
+        with closing(run_together(tasks, self.jobs, self.progress.tick, begins)) as ended:
+            for place, outcome in ended:
+                cell = missing[place]
+                found[cell.name] = self._ended(row, cell, self._checked(cell, outcome))
+                if row.absent:  # then no other cell of it runs here
+                    break
+        return [result for result in found.values() if result is not None]
+
+    def _ended(self, row: Row, cell: Cell, outcome: Outcome) -> Result | None:
         result = self.cache.read(cell) if outcome.word == DONE else None
         if outcome.word == ABSENT:
             row.absent = outcome.message
@@ -152,7 +163,9 @@ class Runner:
             return None
         return found
 
-    def _train(self, peer: Peer, cell: Cell) -> Outcome:
+    def _task(self, peer: Peer, cell: Cell) -> tuple[Callable[[], object], Path]:
+        """Return what trains a cell, for a process of its own, and the file for what it prints."""
+
         def work() -> None:
             device = self.budget.device
             if device == "auto":  # asked here: a benchmark that has touched the GPU can fork no child that uses it
@@ -161,8 +174,9 @@ class Runner:
                 peer, cell, self._kept(peer, cell.seed)
             )
 
-        log = self.cache.folder / "logs" / f"{cell.name}.log"
-        outcome = run_alone(work, log, self.progress.tick)
+        return work, self.cache.folder / "logs" / f"{cell.name}.log"
+
+    def _checked(self, cell: Cell, outcome: Outcome) -> Outcome:
         if outcome.word == DONE and "" not in (self.cache.read(cell) or Result(cell, {"views": []}, {})).views:
             return replace(outcome, word=FAILED, message='it has no view "", the system itself')
         return outcome
@@ -196,7 +210,7 @@ class Runner:
             need = self._needed(name, seed)
             if not self._scores(need.cell).is_dir():
                 self.progress.begin(need.cell)
-                outcome = self._train(self.rows[name].peer, need.cell)
+                outcome = run_alone(*self._task(self.rows[name].peer, need.cell), self.progress.tick)
                 self._keep(self.rows[name].peer, need.cell, outcome, validation_macro(self.data, need))
                 if outcome.word != DONE:
                     raise KeyError(f"{name}, which are gone; training it again: {outcome.message}")

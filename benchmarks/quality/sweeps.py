@@ -236,7 +236,7 @@ def _sweep(name: str, arguments: argparse.Namespace, data: QualityData, budget: 
     n_seeds, progress = arguments.seeds or SEEDS, Progress()
     try:
         peers, scale = list(chosen.values()), Scale(n_seeds, n_seeds)
-        runner = Runner(data, budget, arguments.cache, peers, scale, progress, train=not arguments.report)
+        runner = Runner(data, budget, arguments.cache, peers, scale, progress, train=not arguments.report, jobs=2)
         rows = runner.run()
     finally:
         progress.stop()

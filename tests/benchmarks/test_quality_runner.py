@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from benchmarks.quality.plan import Scale, UnknownRow, order, seeds
-from benchmarks.quality.process import run_alone
+from benchmarks.quality.process import run_alone, run_together
 from benchmarks.quality.protocol import Peer
 from benchmarks.quality.runner import Busy, Runner
 from benchmarks.quality.systems import Row, choose_rivals, systems_of
+from benchmarks.quality.trials import DONE, FAILED
 from tests.benchmarks.quality_peers import BUDGET, Planted, Silent, lines, tiny
 
 ONE = Scale(1, 1)
@@ -205,3 +208,38 @@ def test_what_stops_a_run_stops_the_child_and_what_it_started(tmp_path: Path) ->
     os.close(writer)
     assert os.read(reader, 1) == b""  # nobody holds the other end any more
     assert time.monotonic() - began < 30
+
+
+def test_so_many_run_at_once_and_each_says_how_it_ended(tmp_path: Path) -> None:
+    def meet(own: str, other: str) -> None:
+        (tmp_path / own).touch()
+        while not (tmp_path / other).exists():
+            time.sleep(0.01)
+
+    def fail() -> None:
+        assert (tmp_path / "a").exists(), "a place was free before the first two met"
+        raise ValueError("no such luck")
+
+    works = [lambda: meet("a", "b"), lambda: meet("b", "a"), fail]
+    begun: list[int] = []
+    ended = dict(run_together([(work, tmp_path / "log") for work in works], 2, begins=begun.append))
+    assert begun == [0, 1, 2]
+    assert [ended[place].word for place in range(3)] == [DONE, DONE, FAILED]
+    assert ended[2].message == "ValueError: no such luck"
+
+
+def test_what_stops_several_stops_all_of_them(tmp_path: Path) -> None:
+    def work(name: str) -> None:
+        (tmp_path / name).write_text(str(os.getpid()))
+        time.sleep(60)
+
+    def stop() -> None:
+        if all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"):
+            raise KeyboardInterrupt
+
+    tasks = [(partial(work, name), tmp_path / f"log{name}") for name in "ab"]
+    with pytest.raises(KeyboardInterrupt), closing(run_together(tasks, 2, stop)) as ended:
+        next(ended)
+    for name in "ab":
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / name).read_text()), 0)
