@@ -67,7 +67,7 @@ class PlainEnsemble(Peer):
         def score(part: str, index: Array) -> Array:
             return mixed.score(part, index) + single.score(part, index)
 
-        notes = ["Parameters and seconds are those of its two rows, besides the sum."]
+        notes = ["Costs hold those of its two rows."]
         return Fitted({"": View(score)}, 0, 0.0, dict(settings), notes)
 
 
@@ -127,7 +127,7 @@ class EquippedEnsemble(Peer):
             return np.asarray(blend(*read(part, index)).numpy(), dtype=np.float32)
 
         weights = dict(zip(data.domains, blend.weights_DF.tolist(), strict=True))
-        notes = ["Parameters and most seconds are those of its two rows."]
+        notes = ["Costs hold those of its two rows."]
         return Fitted({"": View(score)}, 0, train_s, {"blend": weights}, notes)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,7 @@ def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_0
         if everywhere and system.kind in ("ours", *MULTI_KINDS)
     }
     lines = {name: _system(system, rows[system.row], bootstrap) for name, system in systems.items()}
+    lines = {name: _with_needs(line, rows[line.row], lines) for name, line in lines.items()}
     ablations = ablations_of(systems, bootstrap)
     return Figures(data.domains, lines, rivals, versus, transfer, ablations, followed(rows))
 
@@ -156,6 +157,21 @@ def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
         ),
         notes=tuple(dict.fromkeys(note for run in runs for note in run.figures["notes"])),
     )
+
+
+def _with_needs(line: SystemFigures, row: Row, lines: Mapping[str, SystemFigures]) -> SystemFigures:
+    """Return a line whose costs hold those of the rows that it reads; of several choices, the one that was made."""
+    chosen = [name for name in row.peer.needs if name in line.settings.values()] or list(row.peer.needs)
+    costs = [line.cost, *(lines[name].cost for name in chosen if name in lines)]
+    cost = Cost(
+        train_s=sum(cost.train_s for cost in costs),
+        train_core_s=sum(cost.train_core_s for cost in costs),
+        search_s=sum(cost.search_s for cost in costs),
+        parameters=sum(cost.parameters for cost in costs),
+        user_ms=sum(cost.user_ms for cost in costs),
+        peak_gib=max(cost.peak_gib for cost in costs),
+    )
+    return replace(line, cost=cost)
 
 
 def _measures(system: System, ranking: str) -> dict[str, Values]:
