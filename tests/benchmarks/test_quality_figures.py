@@ -195,6 +195,16 @@ def test_details_are_json_and_the_sampled_protocol_is_left_out_where_it_cannot_b
     )
 
 
+def test_a_row_that_reads_others_costs_what_they_cost_too_and_only_those_it_chose(rows: dict[str, Row]) -> None:
+    reader = replace(rows["default"], peer=Planted(Path("calls"), "default", "ours"))
+    reader.peer.needs = ("sasrec", "another")
+    alone = summarise(rows, DATA, n_resamples=50).systems
+    both = summarise({**rows, "default": reader}, DATA, n_resamples=50).systems["default"].cost
+    own, read = alone["default"].cost, alone["sasrec"].cost
+    assert both.train_s == own.train_s + read.train_s and both.parameters == own.parameters + read.parameters
+    assert both.user_ms == own.user_ms + read.user_ms and both.peak_gib == max(own.peak_gib, read.peak_gib)
+
+
 def test_plots_are_drawn_from_what_is_there(rows: dict[str, Row], tmp_path: Path) -> None:
     figures = summarise(rows, DATA, n_resamples=50)
     files = draw(figures, rows, tmp_path)
