@@ -10,11 +10,9 @@ import argparse
 import contextlib
 import importlib.util
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import duckdb
@@ -25,11 +23,10 @@ from pyspark.sql import SparkSession
 from jobs.command import one_line
 from jobs.errors import JobError
 from jobs.lakehouse import NAMESPACE, Lakehouse
-from jobs.schemas import SEQUENCES, TABLES
-from jobs.sequence_nights import past_nights
+from jobs.schemas import TABLES
 from jobs.settings import Settings, load_settings
 from jobs.spark import spark_session
-from jobs.splits import micros, split_windows
+from jobs.sql_views import SPARK_NAMES, in_order, sequences_night
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 NO_NIGHT = "no night has run yet: make nightly"
@@ -40,14 +37,6 @@ end a statement with ;   e.g. select * from latest_night;   or   describe nights
 .queries       the ready queries
 .read NAME     run a ready query or a file
 .quit          leave (also Ctrl-D)"""
-
-# The views that unfold lists are written in Spark's names of these functions; DuckDB gets them as macros.
-SPARK_NAMES = (
-    "explode(list) as unnest(list)",
-    "sequence(low, high) as generate_series(low, high)",
-    "size(list) as len(list)",
-    "try_element_at(list, place) as list_extract(list, place)",
-)
 
 Ask = Callable[[str], duckdb.DuckDBPyRelation | None]
 """Runs SQL text and gives its rows, None for a statement without rows."""
@@ -72,8 +61,8 @@ def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
         connection.execute(f"create view {name} as select * from iceberg_scan('{path}')")
     for macro in SPARK_NAMES:
         connection.execute(f"create macro {macro}")
-    connection.execute(f"create view sequences_night as {_sequences_night(lakehouse, 'list_value')}")
-    for view in views_in_order():
+    connection.execute(f"create view sequences_night as {sequences_night(lakehouse, 'list_value')}")
+    for view in in_order(sql_files("views")):
         connection.execute(f"create view {view.stem} as {view.read_text(encoding='utf-8')}")
     return connection
 
@@ -89,45 +78,14 @@ def spark_views(spark: SparkSession, settings: Settings) -> None:
     lakehouse = _lakehouse(settings)
     for name in TABLES:
         lakehouse.read(spark, name, lakehouse.current_snapshot(name)).createOrReplaceTempView(name)
-    spark.sql(_sequences_night(lakehouse, "array")).createOrReplaceTempView("sequences_night")
-    for view in views_in_order():
+    spark.sql(sequences_night(lakehouse, "array")).createOrReplaceTempView("sequences_night")
+    for view in in_order(sql_files("views")):
         spark.sql(view.read_text(encoding="utf-8")).createOrReplaceTempView(view.stem)
 
 
 def sql_files(kind: str) -> list[Path]:
     """The SQL files of one kind (views, queries, report) by name."""
     return sorted((SQL / kind).glob("*.sql"))
-
-
-def views_in_order() -> list[Path]:
-    """The view files, each after those that it reads."""
-    waiting, ordered = sql_files("views"), list[Path]()
-    while waiting:
-        names = "|".join(file.stem for file in waiting)
-        ready = [f for f in waiting if not set(re.findall(rf"(?:from|join) ({names})\b", f.read_text())) - {f.stem}]
-        ordered += ready
-        waiting = [file for file in waiting if file not in ready]
-    return ordered
-
-
-def _sequences_night(lakehouse: Lakehouse, list_of: str) -> str:
-    """The one row of the view `sequences_night`, out of the snapshot of `sequences`: the state's days, T, the cuts.
-
-    The cuts are microseconds since 1970 UTC. `list_of` is the engine's name of the function that makes a list.
-    """
-    nights = past_nights(lakehouse, lakehouse.current_snapshot(SEQUENCES.name))
-    night = max(nights, key=lambda night: night.ds, default=None)  # the first of equals: the newest commit
-    shape = night.shape if night else {"max_length": 1, "valid_days": 1, "test_days": 1, "domains": [""]}
-    ds = night.ds if night else date(1970, 1, 1)
-    cutoff = datetime(ds.year, ds.month, ds.day, tzinfo=UTC) + timedelta(days=1)
-    _, valid, test, serve = split_windows(cutoff, shape["valid_days"], shape["test_days"])
-    domains = ", ".join(f"'{name}'" for name in shape["domains"])
-    return (
-        f"select date '{ds}' as ds, date '{night.base_ds if night else ds}' as base_ds, "
-        f"{shape['max_length']} as max_length, {list_of}({domains}) as domains, "
-        f"{micros(valid.start)} as valid_start, {micros(test.start)} as test_start, {micros(serve.cut)} as cutoff "
-        f"where {'true' if night else 'false'}"
-    )
 
 
 def find_query(name: str) -> Path:
