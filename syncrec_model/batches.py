@@ -141,14 +141,16 @@ class SequenceReader:
         """One row per user: all stored events."""
         items, first, lengths = self._cross_rows(users)
         end = np.full(len(users), self.width)
-        return pack(items, first, end, lengths < self.width, np.zeros(len(users), np.int64), self.n_domains)[0]
+        tasks = np.zeros(len(users), np.int64)
+        return pack(items, first, end, lengths < self.width, tasks, self.n_domains, alone=True)[0]
 
     def serving_single(self, users: Array) -> PackedSequences:
         """D * B rows, domain by domain; [SOS_d] alone where the user has no events in d."""
         rows = self.single_rows_UD[users].T.reshape(-1)
         tasks = np.repeat(np.arange(1, self.n_domains + 1), len(users))
         items, first, lengths = self._single_rows(rows, tasks)
-        return pack(items, first, np.full(len(rows), self.width), lengths < self.width, tasks, self.n_domains)[0]
+        end = np.full(len(rows), self.width)
+        return pack(items, first, end, lengths < self.width, tasks, self.n_domains, alone=True)[0]
 
     def case_cross(self, cases: Cases) -> PackedSequences:
         """One row per case: the stored events strictly before the target."""

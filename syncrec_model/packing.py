@@ -72,11 +72,12 @@ class PackedSequences(OnDevice):
 
 
 def pack(
-    items_RT: Array, first_R: Array, end_R: Array, sos_R: Array, tasks_R: Array, n_domains: int
+    items_RT: Array, first_R: Array, end_R: Array, sos_R: Array, tasks_R: Array, n_domains: int, *, alone: bool = False
 ) -> tuple[PackedSequences, Array, Array]:
     """Pack rows whose inputs are [SOS] (where sos_R) and the columns first_R to end_R - 1.
 
-    Rows must be ordered by task and hold at least one token. Returns the tokens and their (row, column).
+    Rows must be ordered by task and hold at least one token. alone: a row's place among padding depends on its own
+    length and not on the other rows. Returns the tokens and their (row, column).
     """
     lengths_R = end_R - first_R + sos_R
     row_N = np.repeat(np.arange(len(lengths_R)), lengths_R)
@@ -85,7 +86,7 @@ def pack(
     column_N = (first_R - sos_R)[row_N] + step_N
     is_sos_N = sos_R[row_N] & (step_N == 0)
     items_N = np.where(is_sos_N, 0, items_RT[row_N, np.maximum(column_N, 0)])
-    slots_R, rectangles = _rectangles(lengths_R)
+    slots_R, rectangles = _rectangles(lengths_R, alone)
     tasks_N = tasks_R[row_N]
     packed = PackedSequences(
         items_N=tensor(items_N),
@@ -104,14 +105,18 @@ def pack(
     return packed, row_N, column_N
 
 
-def _rectangles(lengths_R: Array) -> tuple[Array, tuple[tuple[int, int], ...]]:
+def _rectangles(lengths_R: Array, alone: bool) -> tuple[Array, tuple[tuple[int, int], ...]]:
     """Group rows of similar length; return where each row starts and the (rows, width) of each group.
 
-    From the longest length down, a length joins the rectangle above it while that adds little padding.
+    From the longest length down, a length joins the rectangle above it while that adds little padding. alone: each
+    length is rounded up by less than an eighth, to a width of its own.
     """
     order = np.argsort(-lengths_R, kind="stable")
+    if alone:
+        step_R = 2 ** np.maximum(np.ceil(np.log2(lengths_R)).astype(np.int64) - 3, 0)
+        lengths_R = -(-lengths_R // step_R) * step_R
     widths, counts = np.unique(-lengths_R, return_counts=True)
-    allowed = _WASTE * lengths_R.sum()
+    allowed = 0.0 if alone else _WASTE * lengths_R.sum()
     rectangles: list[tuple[int, int]] = []
     wasted = 0.0
     for length, count in zip((-widths).tolist(), counts.tolist(), strict=True):

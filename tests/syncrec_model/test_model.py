@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_models import random_set, small_model
+from small_models import DOMAINS, random_set, small_model
 from torch import nn
 
 from syncrec_model import SequenceSet
@@ -66,6 +66,22 @@ def test_a_users_result_does_not_depend_on_the_others_or_on_padding(gate):
         )
         mine = torch.tensor([data.single_users_N[n] == user for n in order])[whole.single.rows_N]
         assert torch.allclose(model.views(alone.single), y_single[mine], atol=1e-12)
+
+
+def test_serving_gives_a_user_the_same_bits_in_every_batch():
+    """What score takes over from the night before is what it would work out again, among other users."""
+    data = random_set(8, n_users=90, mean_length=18, max_length=30)
+    model = small_model(max_length=30, channels=64).float().eval()
+    reader, every = SequenceReader(data), np.arange(data.n_users)
+    draw = np.random.default_rng(0)
+    with torch.inference_mode():
+        cross, single = model.encode(reader.serving_cross(every)), model.encode(reader.serving_single(every))
+        single = single.reshape(len(DOMAINS), data.n_users, -1)
+        for size in (16, 17, 40, 89):
+            users = draw.choice(data.n_users, size, replace=False)
+            assert torch.equal(model.encode(reader.serving_cross(users)), cross[users])
+            again = model.encode(reader.serving_single(users)).reshape(len(DOMAINS), size, -1)
+            assert torch.equal(again, single[:, users])
 
 
 def _selected(arrays, data, users):
