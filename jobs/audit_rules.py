@@ -120,49 +120,15 @@ def sequences_suite(settings: Settings, cutoff: datetime) -> Suite:
     ]
 
 
-def recommendations_suite(
-    domains: Sequence[str], top_n: int, frame: DataFrame, items: DataFrame
-) -> tuple[DataFrame, Suite]:
-    """Rules for recommendations, and the frame they look at: one row a list (user and domain).
+def recommendations_suite(domains: Sequence[str], top_n: int) -> Suite:
+    """Rules for the lists of a night, for the frame of `jobs.list_audit.lists_in`: one row a list.
 
-    Parameters
-    ----------
-    domains
-        Those that have items tonight.
-    top_n
-        The longest list.
-    frame
-        The staged rows.
-    items
-        The vocabulary of the night: (domain, item_id), each pair once.
-
-    Returns
-    -------
-    tuple
-        Frame and rules for `run_suite`; what it counts are lists.
+    domains: those that have items. top_n: rows that a list may have at most.
     """
-    known = items.select("domain", "item_id", F.lit(True).alias("known"))
-    score = F.col("score")
-    right_source = F.coalesce(F.col("source").isin("model", "popularity"), F.lit(False))
-    nameless = F.col("user_id").isNull() | F.col("model_version").isNull() | F.col("arm").isNull()
-    lists = (
-        frame.join(known, ["domain", "item_id"], "left")
-        .groupBy("user_id", "domain")
-        .agg(
-            F.count(F.lit(1)).alias("rows"),
-            F.min("rank").alias("first"),
-            F.max("rank").alias("last"),
-            F.count_distinct("rank").alias("ranks"),
-            F.count_distinct("item_id").alias("items"),
-            F.count_if(score.isNull() | F.isnan(score)).alias("bad_scores"),
-            F.count_if(~right_source).alias("bad_sources"),
-            F.count_if(F.col("known").isNull()).alias("unknown_items"),
-            F.count_if(nameless).alias("nameless"),
-        )
-    )
     rows = F.col("rows")
     one_to_n = (F.col("first") == 1) & (F.col("last") == rows) & (F.col("ranks") == rows) & (rows <= top_n)
-    return lists, [
+    return [
+        RowRule("every list lies in one piece", F.col("pieces") == 1),
         RowRule(f"ranks are 1, 2, 3, ... without gap or repetition, at most {top_n}", one_to_n),
         RowRule("no item twice in a list", F.col("items") == rows),
         RowRule("every item is in the vocabulary of its domain", F.col("unknown_items") == 0),

@@ -27,8 +27,9 @@ def publish(run: Run) -> str:
     version = str(night.noted("served_version", made_by="gate"))
     day = EqualTo("ds", run.ds.isoformat())
     if night.get("recommendations_published") != staged:
+        properties = {"model_version": version, **(night.get("recommendations_properties") or {})}
         snapshot = lakehouse.replace(
-            RECOMMENDATIONS.name, day, staged, ds=run.ds, run_id=night.run_id, properties={"model_version": version}
+            RECOMMENDATIONS.name, day, staged, ds=run.ds, run_id=night.run_id, properties=properties
         )
         night.pin(RECOMMENDATIONS.name, snapshot)
         night.note(recommendations_published=staged)

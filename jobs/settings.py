@@ -135,6 +135,7 @@ class Scoring(_Section):
     batch_users: int = Field(512, ge=1, description="users a model batch")
     min_history: int = Field(1, ge=1, description="users with fewer known events are cold: popularity serves them")
     popularity_days: int = Field(28, ge=1, description="days of events that popularity counts")
+    reuse: bool = Field(True, description="copy the lists of the night before where nothing has changed them")
 
 
 class Spark(_Section):

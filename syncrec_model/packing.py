@@ -72,7 +72,14 @@ class PackedSequences(OnDevice):
 
 
 def pack(
-    items_RT: Array, first_R: Array, end_R: Array, sos_R: Array, tasks_R: Array, n_domains: int, *, alone: bool = False
+    items_RT: Array,
+    first_R: Array,
+    end_R: Array,
+    sos_R: Array,
+    tasks_R: Array,
+    n_domains: int,
+    *,
+    alone: bool = False,
 ) -> tuple[PackedSequences, Array, Array]:
     """Pack rows whose inputs are [SOS] (where sos_R) and the columns first_R to end_R - 1.
 

@@ -7,6 +7,8 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -22,7 +24,8 @@ from jobs.audits import (
 )
 from jobs.errors import AuditFailed
 from jobs.lakehouse import Lakehouse
-from jobs.schemas import ITEMS, RECOMMENDATIONS, SEQUENCES
+from jobs.list_audit import lists_in
+from jobs.schemas import ITEMS, RECOMMENDATIONS, SEQUENCES, Table
 from jobs.settings import Settings
 
 DS = date(2024, 1, 5)
@@ -143,20 +146,27 @@ def test_sequences(spark: SparkSession, two: Settings) -> None:
     assert rule(audit([ROW, ROW]), "is unique").failed == 2
 
 
-def lists(spark: SparkSession, rows: list[tuple[str, str, int, str, float | None, str]]) -> DataFrame:
-    return spark.createDataFrame([(*row, "1", "champion", DS) for row in rows], RECOMMENDATIONS.spark_ddl)
+Row = tuple[str | None, str, int, str, float | None, str]
 
 
-def test_recommendations(spark: SparkSession, two: Settings) -> None:
-    items = spark.createDataFrame(
-        [(domain, item, 1, DS) for domain in ("books", "toys") for item in "xyz"], ITEMS.spark_ddl
-    )
+def write(file: Path, table: Table, rows: list[Any]) -> str:
+    values = [dict(zip(table.column_names, row, strict=True)) for row in rows]
+    pq.write_table(pa.Table.from_pylist(values, schema=table.arrow_schema), file)
+    return f"file://{file}"
 
-    def audit(rows: list[tuple[str, str, int, str, float | None, str]]) -> list[AuditResult]:
-        return run_suite(
-            "recommendations",
-            *recommendations_suite(two.domain_names, two.scoring.top_n, lists(spark, rows), items),
-        )
+
+def test_recommendations(spark: SparkSession, two: Settings, tmp_path: Path) -> None:
+    known = [(domain, item, 1, DS) for domain in ("books", "toys") for item in "xyz"]
+    later = ("books", "q", 4, DS + timedelta(days=1))
+    items = write(tmp_path / "items.parquet", ITEMS, [*known, later])
+
+    def audit(*files: list[Row]) -> list[AuditResult]:
+        staged = [
+            write(tmp_path / f"{n}.parquet", RECOMMENDATIONS, [(*row, "1", "champion", DS) for row in rows])
+            for n, rows in enumerate(files)
+        ]
+        lists = lists_in(spark, staged, [items], DS)
+        return run_suite("recommendations", lists, recommendations_suite(two.domain_names, two.scoring.top_n))
 
     good = [
         ("a", "books", 1, "x", 0.5, "model"),
@@ -175,6 +185,7 @@ def test_recommendations(spark: SparkSession, two: Settings) -> None:
             ("nan", "books", 1, "x", float("nan"), "model"),
             ("null", "books", 1, "x", None, "model"),
             ("source", "books", 1, "x", 0.5, "magic"),
+            (None, "books", 1, "x", 0.5, "model"),
         ]
     )
     assert rule(results, "ranks are").failed == 1
@@ -182,7 +193,10 @@ def test_recommendations(spark: SparkSession, two: Settings) -> None:
     assert rule(results, "in the vocabulary").failed == 1
     assert rule(results, "score is a number").failed == 2
     assert rule(results, "model or popularity").failed == 1
+    assert rule(results, "never null").failed == 1
     assert not rule(audit(good[:2]), "every domain").success
+    for split in (audit(good[:1], good[1:]), audit([good[0], good[2], good[1]])):
+        assert rule(split, "in one piece").failed == 1
 
 
 def test_results_are_recorded_once_per_run_and_table(settings: Callable[..., Settings]) -> None:

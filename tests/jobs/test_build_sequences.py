@@ -20,9 +20,9 @@ from jobs.command import Run
 from jobs.lakehouse import Lakehouse
 from jobs.night import Night
 from jobs.schemas import INTERACTIONS, ITEMS, SEQUENCES
-from jobs.score import _read_users
+from jobs.score import read_users
 from jobs.sequence_nights import past_nights
-from jobs.sequence_sets import Histories, count_events, read_sequences, read_vocabulary
+from jobs.sequence_sets import Histories, count_events, read_sequences, read_vocabulary, state_of
 from jobs.settings import Settings
 from jobs.splits import split_windows
 from syncrec_model import SequenceSet
@@ -98,7 +98,8 @@ class Project:
         windows = split_windows(self.run.cutoff, own.valid_days, own.test_days)
         for made, window in zip(self.sets(), windows, strict=True):
             assert as_rows(made) == expected(known, window, own.max_length), window.split
-        users = [row.asDict() for row in _read_users(spark, self.run, self.lakehouse, self.night).collect()]
+        state = state_of(self.run, self.lakehouse, self.night)
+        users = [row.asDict() for row in read_users(spark, self.lakehouse, state).collect()]
         assert len(users) == len({row["user_id"] for row in users})
         assert seen(users) == expected_seen(known)
         vocabulary = read_vocabulary(self.lakehouse, self.night, ds, self.settings.domain_names)

@@ -13,7 +13,7 @@ import torch
 
 from jobs.loaded_model import widen
 from jobs.schemas import SEQUENCES
-from jobs.score import ScoringTask, popularity, score_users
+from jobs.score_users import Scorer, ScoringTask, popularity
 from jobs.splits import split_windows
 from syncrec_model import ModelConfig, SyNCRec, Vocabulary
 
@@ -59,7 +59,7 @@ def users(
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def lists(batch: pa.RecordBatch) -> dict[tuple[str, str], list[dict[str, Any]]]:
+def lists(batch: pa.Table) -> dict[tuple[str, str], list[dict[str, Any]]]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in batch.to_pylist():
         found[row["user_id"], row["domain"]].append(row)
@@ -69,8 +69,7 @@ def lists(batch: pa.RecordBatch) -> dict[tuple[str, str], list[dict[str, Any]]]:
 def recommend(
     histories: dict[str, list[tuple[str, int]]], loaded: Any, made: ScoringTask, older: Any = None
 ) -> Any:
-    ids = [pa.array(i, pa.string()) for i in loaded.vocabulary.item_ids]
-    return lists(score_users(users(histories, older), loaded, ids, made))
+    return lists(Scorer(loaded, made).lists(users(histories, older)))
 
 
 HISTORIES = {"u": [("books", 1), ("toys", 2), ("books", 3), ("groceries", 5)], "v": [("toys", 4)]}
