@@ -1,0 +1,179 @@
+"""Section 7: the best N of all items by s = q . e + b + a, exactly: what sorting all float64 scores would give.
+
+Shapes: B rows, b rows of a block, V items, C channels, P pairs of a row and an item, N candidates.
+
+1. First pass (first_pass.py): scores of all items, items down and rows across, a tile at a time; in bfloat16 where
+   the processor multiplies it, else float32, with a bound on their error (coarse_scores.py).
+2. Of every group of items the largest score is kept: the k-th largest of these is one that k items reach.
+3. Whatever reaches that score less twice the error bound is a candidate: a little more than k items.
+4. Second pass: candidates' scores in float64, rounded to float32, sorted; ties go to the lower index.
+
+The second pass decides, so the list of a row depends neither on the other rows nor on the processor's products.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .coarse_scores import CoarseTable, choose_precision
+from .first_pass import FirstPass, Pairs, TooManyCandidates, Workspace
+from .machine import threads
+
+Array = NDArray[Any]
+
+_ROWS = 128  # of a block, what one product multiplies the items with: seven bits of a candidate's key
+_ITEM_BITS = 25
+_EXACT_AT_ONCE = 2048
+
+
+class Ranked(NamedTuple):
+    """One entry per item of a list, ordered by row and rank; rank and item from 0; score: float32."""
+
+    row: Array
+    rank: Array
+    item: Array
+    score: Array
+
+
+class ItemTable:
+    """The items of a domain, prepared to be ranked. bias_V: what is added to an item's score for every row.
+
+    Copies of the vectors in the precision of the first pass are made when first needed, and kept.
+    """
+
+    def __init__(self, items_VC: Tensor, bias_V: Tensor | None = None) -> None:
+        if len(items_VC) >= 1 << _ITEM_BITS:
+            raise ValueError(f"ranking: {len(items_VC)} items; at most {(1 << _ITEM_BITS) - 1} can be ranked")
+        self.items_VC = items_VC.detach()
+        self.bias_V = None if bias_V is None else bias_V.detach().double()
+        self._coarse: dict[torch.dtype, CoarseTable] = {}
+
+    def __len__(self) -> int:
+        return len(self.items_VC)
+
+    def coarse(self, precision: torch.dtype) -> CoarseTable:
+        """Return the vectors in a precision."""
+        if precision not in self._coarse:
+            self._coarse[precision] = CoarseTable.of(self.items_VC, self.bias_V, precision)
+        return self._coarse[precision]
+
+    def exact(self, query_BC: Tensor, pairs: Pairs, space: Workspace | None = None) -> Array:
+        """Return the scores of pairs: products and sum in float64, [P], rounded to float32."""
+        space, channels = space or Workspace(), self.items_VC.shape[1]
+        query_BC, sums_P = query_BC.double(), torch.empty(len(pairs.item), dtype=torch.float64)
+        item_P, row_P = torch.from_numpy(pairs.item), torch.from_numpy(pairs.row)
+        for start in range(0, len(item_P), _EXACT_AT_ONCE):
+            part = slice(start, start + _EXACT_AT_ONCE)
+            shape = (len(item_P[part]), channels)
+            items_pC = space.room("items", self.items_VC.dtype, *shape)
+            products_pC, query_pC = (space.room(name, torch.float64, *shape) for name in ("products", "query"))
+            torch.index_select(self.items_VC, 0, item_P[part], out=items_pC)
+            torch.index_select(query_BC, 0, row_P[part], out=query_pC)
+            products_pC.copy_(items_pC)
+            torch.sum(products_pC.mul_(query_pC), -1, out=sums_P[part])
+        if self.bias_V is not None:
+            sums_P += self.bias_V.index_select(0, item_P)
+        score_P: Array = (sums_P.numpy() + pairs.value).astype(np.float32)
+        return score_P + np.float32(0)  # no -0.0, which is equal to 0.0 and would be sorted behind it
+
+
+@torch.inference_mode()
+def best_items(
+    query_BC: Tensor,
+    table: ItemTable,
+    n: int,
+    *,
+    excluded: Pairs | None = None,
+    added: Sequence[Pairs] = (),
+    precision: torch.dtype | None = None,
+) -> Ranked:
+    """Return every row's best n items, fewer where fewer are left; ties go to the lower index.
+
+    excluded: pairs that are in no list (their values are not read). added: what pairs' scores have besides
+    q . e + b. precision: of the first pass; None: the fastest here. Uses torch's number of threads, a block of rows
+    each; memory is bounded by a tile a thread and the pairs of a block.
+
+    Raises ValueError on numbers that are not finite and on items outside the table.
+    """
+    excluded = excluded or Pairs.none()
+    for pairs in (excluded, *added):
+        _check(pairs, len(query_BC), len(table))
+    coarse = table.coarse(precision or choose_precision(len(query_BC), query_BC.device))
+    rows_BK, bound_B = coarse.query(query_BC)
+    query_BC = query_BC.double()
+
+    def block(start: int, stop: int) -> Ranked:
+        parts = [pairs.of_rows(start, stop) for pairs in (excluded, *added)]
+        try:
+            with Workspace.borrowed() as space:
+                first = FirstPass(coarse, rows_BK[start:stop], bound_B[start:stop], min(n, len(table)), space)
+                found = first.candidates(parts[0], _added_up(parts[1:], stop - start, len(table)))
+                score_P = table.exact(query_BC[start:stop], found, space)
+                return _sorted(found.row, found.item, score_P, n, start)
+        except TooManyCandidates:
+            middle = (start + stop) // 2
+            return _joined([block(start, middle), block(middle, stop)])
+
+    starts = range(0, len(query_BC), _ROWS)
+    stops = [min(start + _ROWS, len(query_BC)) for start in starts]
+    workers = min(torch.get_num_threads(), len(starts))
+    if workers <= 1:
+        return _joined([block(*limits) for limits in zip(starts, stops, strict=True)])
+    with threads(1), ThreadPoolExecutor(workers) as pool:
+        return _joined(list(pool.map(torch.inference_mode()(block), starts, stops)))
+
+
+def _check(pairs: Pairs, n_rows: int, n_items: int) -> None:
+    if len(pairs.item) and not 0 <= pairs.item.min() <= pairs.item.max() < n_items:
+        raise ValueError(f"ranking: an item of a pair is outside 0..{n_items - 1}")
+    row_P = pairs.row
+    if len(row_P) and (row_P[0] < 0 or row_P[-1] >= n_rows or (np.diff(row_P) < 0).any()):
+        raise ValueError(f"ranking: rows of pairs are not ascending inside 0..{n_rows - 1}")
+    if not np.isfinite(pairs.value).all():
+        raise ValueError("ranking: what is added to a score is not a finite number; the model is broken")
+
+
+def _joined(found: Sequence[Ranked]) -> Ranked:
+    empty = Ranked(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.int64, np.float32)))
+    return Ranked(*(np.concatenate(columns) for columns in zip(empty, *found, strict=True)))
+
+
+def _added_up(parts: Sequence[Pairs], n_rows: int, n_items: int) -> Pairs:
+    """Return all pairs; a pair that comes several times has its whole value each time."""
+    pairs = Pairs.join(parts)
+    if not len(pairs.row):
+        return pairs
+    sums = np.zeros(n_rows * n_items)
+    place_P = pairs.row * n_items + pairs.item
+    torch.from_numpy(sums).index_add_(0, torch.from_numpy(place_P), torch.from_numpy(pairs.value))
+    return pairs._replace(value=sums[place_P])
+
+
+def _sorted(row_N: Array, item_N: Array, score_N: Array, k: int, first_row: int) -> Ranked:
+    """Return the best k of every row; row 0 is called first_row.
+
+    One integer a candidate holds its row, score and item: a plain sort puts them in order.
+    """
+    bits_N = score_N.view(np.int32)
+    worse_N = 0x7FFFFFFF - (bits_N ^ ((bits_N >> 31) & 0x7FFFFFFF)).astype(np.int64)  # of the score: 32 bits
+    keys_N = (row_N.astype(np.uint64) << 57) | (worse_N.astype(np.uint64) << _ITEM_BITS) | item_N.astype(np.uint64)
+    keys_N.sort()
+    if len(keys_N):
+        keys_N = keys_N[np.append(True, keys_N[1:] != keys_N[:-1])]  # what was added in several parts
+    row_N = (keys_N >> 57).astype(np.int64)
+    count_b = np.bincount(row_N, minlength=1)
+    rank_N = np.arange(len(row_N)) - (count_b.cumsum() - count_b)[row_N]
+    kept = rank_N < k
+    keys_n = keys_N[kept]
+    ordered_n = (0x7FFFFFFF - ((keys_n >> _ITEM_BITS) & 0xFFFFFFFF).astype(np.int64)).astype(np.int32)
+    score_n = (ordered_n ^ ((ordered_n >> 31) & 0x7FFFFFFF)).view(np.float32)
+    return Ranked(
+        row_N[kept] + first_row, rank_N[kept], (keys_n & ((1 << _ITEM_BITS) - 1)).astype(np.int64), score_n
+    )
