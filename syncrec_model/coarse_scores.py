@@ -1,6 +1,6 @@
 """A first pass over all items: scores of low precision with a proven bound on their error, for ranking.py.
 
-Shapes: B rows, V items, C channels, K = C channels and what the bias takes.
+Shapes: B rows, V items, v items at once, C channels, J columns of the bias, K = C + J.
 
 The exact score of a row and an item is s = q . e + b, computed in float64. The first pass computes r from rounded
 q', e', b' (bfloat16 or float32) with float32 sums, and rounds r to its precision. Before that last rounding

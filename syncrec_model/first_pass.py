@@ -23,6 +23,7 @@ from .coarse_scores import CoarseTable
 
 Array = NDArray[Any]
 
+_CPU = torch.device("cpu")
 ITEMS_AT_ONCE = 1 << 15  # of a tile
 _MEMBERS = 16  # items of a group, at most
 _GROUPS = 12  # times k: as many groups as that, or a hit says too little
@@ -84,12 +85,13 @@ class Workspace:
         finally:
             cls._spare.append(space)
 
-    def room(self, name: str, kind: torch.dtype, *shape: int) -> Tensor:
+    def room(self, name: str, kind: torch.dtype, *shape: int, device: torch.device = _CPU) -> Tensor:
         """Return an array of whatever content."""
         size = math.prod(shape) * kind.itemsize
-        if name not in self._rooms or len(self._rooms[name]) < size:
-            self._rooms[name] = torch.empty(size, dtype=torch.int8)
-        return self._rooms[name][:size].view(kind).view(shape)
+        kept = self._rooms.get(name)
+        if kept is None or len(kept) < size or kept.device != device:
+            kept = self._rooms[name] = torch.empty(size, dtype=torch.int8, device=device)
+        return kept[:size].view(kind).view(shape)
 
 
 class TooManyCandidates(Exception):

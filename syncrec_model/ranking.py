@@ -1,6 +1,7 @@
 """Section 7: the best N of all items by s = q . e + b + a, exactly: what sorting all float64 scores would give.
 
-Shapes: B rows, b rows of a block, V items, C channels, P pairs of a row and an item, N candidates.
+Shapes: B rows, b rows of a block, V items, C channels, P pairs of a row and an item, p at once, N candidates,
+K channels of the first pass.
 
 1. First pass (first_pass.py): scores of all items, items down and rows across, a tile at a time; in bfloat16 where
    the processor multiplies it, else float32, with a bound on their error (coarse_scores.py).
@@ -25,12 +26,14 @@ from torch import Tensor
 from .coarse_scores import CoarseTable, choose_precision
 from .first_pass import FirstPass, Pairs, TooManyCandidates, Workspace
 from .machine import threads
+from .topk_pass import topk_candidates
 
 Array = NDArray[Any]
 
 _ROWS = 128  # of a block, what one product multiplies the items with: seven bits of a candidate's key
 _ITEM_BITS = 25
 _EXACT_AT_ONCE = 2048
+_SUMS = 1 << 22  # rows times items whose additions are summed at once
 
 
 class Ranked(NamedTuple):
@@ -66,21 +69,22 @@ class ItemTable:
 
     def exact(self, query_BC: Tensor, pairs: Pairs, space: Workspace | None = None) -> Array:
         """Return the scores of pairs: products and sum in float64, [P], rounded to float32."""
-        space, channels = space or Workspace(), self.items_VC.shape[1]
-        query_BC, sums_P = query_BC.double(), torch.empty(len(pairs.item), dtype=torch.float64)
-        item_P, row_P = torch.from_numpy(pairs.item), torch.from_numpy(pairs.row)
+        space, channels, device = space or Workspace(), self.items_VC.shape[1], self.items_VC.device
+        query_BC, sums_P = query_BC.double(), torch.empty(len(pairs.item), dtype=torch.float64, device=device)
+        item_P, row_P = torch.from_numpy(pairs.item).to(device), torch.from_numpy(pairs.row).to(device)
         for start in range(0, len(item_P), _EXACT_AT_ONCE):
             part = slice(start, start + _EXACT_AT_ONCE)
             shape = (len(item_P[part]), channels)
-            items_pC = space.room("items", self.items_VC.dtype, *shape)
-            products_pC, query_pC = (space.room(name, torch.float64, *shape) for name in ("products", "query"))
+            items_pC = space.room("items", self.items_VC.dtype, *shape, device=device)
+            products_pC = space.room("products", torch.float64, *shape, device=device)
+            query_pC = space.room("query", torch.float64, *shape, device=device)
             torch.index_select(self.items_VC, 0, item_P[part], out=items_pC)
             torch.index_select(query_BC, 0, row_P[part], out=query_pC)
             products_pC.copy_(items_pC)
             torch.sum(products_pC.mul_(query_pC), -1, out=sums_P[part])
         if self.bias_V is not None:
             sums_P += self.bias_V.index_select(0, item_P)
-        score_P: Array = (sums_P.numpy() + pairs.value).astype(np.float32)
+        score_P: Array = (sums_P.cpu().numpy() + pairs.value).astype(np.float32)
         return score_P + np.float32(0)  # no -0.0, which is equal to 0.0 and would be sorted behind it
 
 
@@ -97,7 +101,7 @@ def best_items(
     """Return every row's best n items, fewer where fewer are left; ties go to the lower index.
 
     excluded: pairs that are in no list (their values are not read). added: what pairs' scores have besides
-    q . e + b. precision: of the first pass; None: the fastest here. Uses torch's number of threads, a block of rows
+    q . e + b. precision: of the first pass on a CPU; None: the fastest here. Uses torch's number of threads, a block of rows
     each; memory is bounded by a tile a thread and the pairs of a block.
 
     Raises ValueError on numbers that are not finite and on items outside the table.
@@ -105,7 +109,9 @@ def best_items(
     excluded = excluded or Pairs.none()
     for pairs in (excluded, *added):
         _check(pairs, len(query_BC), len(table))
-    coarse = table.coarse(precision or choose_precision(len(query_BC), query_BC.device))
+    by_topk = _by_topk(query_BC.device)
+    precision = torch.float32 if by_topk else precision or choose_precision(len(query_BC), query_BC.device)
+    coarse = table.coarse(precision)
     rows_BK, bound_B = coarse.query(query_BC)
     query_BC = query_BC.double()
 
@@ -113,8 +119,12 @@ def best_items(
         parts = [pairs.of_rows(start, stop) for pairs in (excluded, *added)]
         try:
             with Workspace.borrowed() as space:
-                first = FirstPass(coarse, rows_BK[start:stop], bound_B[start:stop], min(n, len(table)), space)
-                found = first.candidates(parts[0], _added_up(parts[1:], stop - start, len(table)))
+                first = (coarse, rows_BK[start:stop], bound_B[start:stop], min(n, len(table)))
+                pairs = parts[0], _added_up(parts[1:], stop - start, len(table), space)
+                if by_topk:
+                    found = topk_candidates(*first, *pairs)
+                else:
+                    found = FirstPass(*first, space).candidates(*pairs)
                 score_P = table.exact(query_BC[start:stop], found, space)
                 return _sorted(found.row, found.item, score_P, n, start)
         except TooManyCandidates:
@@ -123,11 +133,15 @@ def best_items(
 
     starts = range(0, len(query_BC), _ROWS)
     stops = [min(start + _ROWS, len(query_BC)) for start in starts]
-    workers = min(torch.get_num_threads(), len(starts))
+    workers = 1 if by_topk else min(torch.get_num_threads(), len(starts))
     if workers <= 1:
         return _joined([block(*limits) for limits in zip(starts, stops, strict=True)])
     with threads(1), ThreadPoolExecutor(workers) as pool:
         return _joined(list(pool.map(torch.inference_mode()(block), starts, stops)))
+
+
+def _by_topk(device: torch.device) -> bool:
+    return device.type != "cpu"
 
 
 def _check(pairs: Pairs, n_rows: int, n_items: int) -> None:
@@ -145,15 +159,21 @@ def _joined(found: Sequence[Ranked]) -> Ranked:
     return Ranked(*(np.concatenate(columns) for columns in zip(empty, *found, strict=True)))
 
 
-def _added_up(parts: Sequence[Pairs], n_rows: int, n_items: int) -> Pairs:
+def _added_up(parts: Sequence[Pairs], n_rows: int, n_items: int, space: Workspace) -> Pairs:
     """Return all pairs; a pair that comes several times has its whole value each time."""
-    pairs = Pairs.join(parts)
-    if not len(pairs.row):
-        return pairs
-    sums = np.zeros(n_rows * n_items)
-    place_P = pairs.row * n_items + pairs.item
-    torch.from_numpy(sums).index_add_(0, torch.from_numpy(place_P), torch.from_numpy(pairs.value))
-    return pairs._replace(value=sums[place_P])
+    if not any(len(part.row) for part in parts):
+        return Pairs.none()
+    at_once = max(1, _SUMS // n_items)
+    found = []
+    for start in range(0, n_rows, at_once):
+        some = [part.of_rows(start, start + at_once) for part in parts]
+        place_P = torch.from_numpy(np.concatenate([part.row * n_items + part.item for part in some]))
+        sums = space.room("sums", torch.float64, min(at_once, n_rows) * n_items)
+        sums[place_P] = 0
+        sums.index_add_(0, place_P, torch.from_numpy(np.concatenate([part.value for part in some])))
+        joined = Pairs.join(some)
+        found.append(Pairs(joined.row + start, joined.item, sums[place_P].numpy()))
+    return Pairs.join(found)
 
 
 def _sorted(row_N: Array, item_N: Array, score_N: Array, k: int, first_row: int) -> Ranked:

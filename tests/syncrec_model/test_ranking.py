@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncrec_model import first_pass, ranking
+from syncrec_model import first_pass, ranking, topk_pass
 from syncrec_model.first_pass import Pairs
 from syncrec_model.ranking import ItemTable, best_items
 
@@ -57,8 +57,11 @@ def lists_of(found, n_rows):
     shift=st.sampled_from([0.0, -30.0, 30.0]),
     precision=st.sampled_from(PRECISIONS),
     tile=st.sampled_from([7, 32, 1 << 15]),
+    by_topk=st.booleans(),  # as on a GPU
 )
-def test_equals_a_sort_of_all_exact_scores(seed, n_items, n_rows, n, channels, grid, shift, precision, tile):
+def test_equals_a_sort_of_all_exact_scores(
+    seed, n_items, n_rows, n, channels, grid, shift, precision, tile, by_topk
+):
     rng = np.random.default_rng(seed)
     query, items = (torch.from_numpy(rng.standard_normal((m, channels))) for m in (n_rows, n_items))
     if grid:
@@ -71,6 +74,11 @@ def test_equals_a_sort_of_all_exact_scores(seed, n_items, n_rows, n, channels, g
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(first_pass, "ITEMS_AT_ONCE", tile)
+        patch.setattr(topk_pass, "_SCORES", tile * 40)
+        patch.setattr(topk_pass, "_MORE", 1)
+        if by_topk:
+            patch.setattr(ranking, "_by_topk", lambda device: True)
+            precision = torch.float32
         found = best_items(
             query.float(), ItemTable(items.float(), bias), n, excluded=excluded, added=added, precision=precision
         )
@@ -94,7 +102,11 @@ def test_a_large_table_in_tiles_and_blocks_of_rows(monkeypatch, precision, shift
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("spread", [1e-2, 1e-3, 1e-6])
-def test_scores_that_the_first_pass_cannot_tell_apart(precision, sign, spread):
+@pytest.mark.parametrize("by_topk", [False, True])
+def test_scores_that_the_first_pass_cannot_tell_apart(monkeypatch, precision, sign, spread, by_topk):
+    if by_topk:
+        monkeypatch.setattr(ranking, "_by_topk", lambda device: True)
+        precision = torch.float32
     rng = np.random.default_rng(3)
     query = torch.from_numpy(rng.uniform(0.5, 1, (40, 24)).astype(np.float32)) * sign
     items = torch.from_numpy((1 + spread * rng.standard_normal((2000, 24))).astype(np.float32))
@@ -168,3 +180,18 @@ def test_threads_give_the_same_lists():
     finally:
         torch.set_num_threads(before)
     assert all((a == b).all() for a, b in zip(*found, strict=True))
+
+
+def test_ties_go_to_the_lower_index_whatever_the_sign():
+    scores = ItemTable(torch.tensor([[0.0], [2.0], [-0.0], [2.0], [-3.0], [-3.0], [-1.0]]))
+    hidden = Pairs(np.array([0]), np.array([1]), np.zeros(1))
+    found = best_items(torch.ones(1, 1), scores, 7, excluded=hidden)
+    assert found.item.tolist() == [3, 0, 2, 6, 4, 5] and found.rank.tolist() == [0, 1, 2, 3, 4, 5]
+    assert found.score.tolist() == [2, 0, 0, -1, -3, -3]
+
+
+@pytest.mark.parametrize(("n", "items"), [(1, [1]), (2, [1, 0]), (3, [1, 0, 2]), (4, [1, 0, 2, 4])])
+def test_a_tie_at_the_end_of_the_list_takes_the_lower_indexes(n, items):
+    vectors = torch.tensor([[1.0, 3.0, 1.0, 0.5, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0]]).T
+    found = best_items(torch.eye(2), ItemTable(vectors.contiguous()), n)
+    assert found.item[found.row == 0].tolist() == items and found.item[found.row == 1].tolist() == list(range(n))
