@@ -141,14 +141,17 @@ class FirstPass:
 
     def _take_out(self, scores_vb: Tensor, pairs: Pairs, start: int) -> tuple[Pairs, Array]:
         """Return the pairs and what their whole scores are at most; they leave the tile."""
-        at = torch.from_numpy(pairs.item - start), torch.from_numpy(pairs.row)
-        coarse_P = scores_vb[at].double().numpy()
-        _hide(scores_vb, pairs, start)
-        hidden_P = np.isneginf(coarse_P)
+        bits = scores_vb.view(_INTEGERS[scores_vb.dtype]).numpy().reshape(-1)
+        place_P = (pairs.item - start) * scores_vb.shape[1] + pairs.row
+        coarse_P = torch.from_numpy(bits[place_P]).view(scores_vb.dtype).double().numpy()
+        bits[place_P] = _MINUS_INFINITY[scores_vb.dtype]
+        hidden_P = coarse_P == -np.inf
         coarse_P[hidden_P] = 0
-        slack_P = np.abs(coarse_P) * self.coarse.output_unit + np.abs(pairs.value) * 2.0**-22
-        most_P = coarse_P + pairs.value + self.bound_b[pairs.row] + slack_P
-        return pairs, np.where(hidden_P, -np.inf, most_P)
+        most_P = coarse_P + pairs.value + self.bound_b[pairs.row]
+        most_P += np.abs(coarse_P) * self.coarse.output_unit
+        most_P += np.abs(pairs.value) * 2.0**-22  # the exact score is rounded to float32
+        most_P[hidden_P] = -np.inf
+        return pairs, most_P
 
     def _above_cut(self, scores_vb: Tensor, members: int) -> tuple[Array, Array, Array]:
         """Raise the thresholds by a tile; return row, item and bits of what reaches them."""
@@ -191,7 +194,9 @@ class FirstPass:
 
     def _raised(self, maxima_Wb: Tensor) -> Array:
         """Return reached_bk with the group maxima of one more tile."""
-        both_bW = np.concatenate([self.reached_bk, maxima_Wb.float().numpy().T], axis=1)
+        both_bW = np.ascontiguousarray(maxima_Wb.float().numpy().T)
+        if both_bW.shape[1] < self.k or self.reached_bk[0, -1] > -np.inf:  # not the first tile, or a small one
+            both_bW = np.concatenate([self.reached_bk, both_bW], axis=1)
         both_bW.partition(both_bW.shape[1] - self.k, axis=1)
         return both_bW[:, -self.k :]
 

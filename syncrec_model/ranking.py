@@ -1,7 +1,7 @@
 """Section 7: the best N of all items by s = q . e + b + a, exactly: what sorting all float64 scores would give.
 
-Shapes: B rows, b rows of a block, V items, C channels, P pairs of a row and an item, p at once, N candidates,
-K channels of the first pass.
+Shapes: B rows, b rows of a block, V items, C channels, P pairs of a row and an item (candidates, too), p at once,
+M candidates of a row, R entries of lists, k items of a list, K channels of the first pass.
 
 1. First pass (first_pass.py): scores of all items, items down and rows across, a tile at a time; in bfloat16 where
    the processor multiplies it, else float32, with a bound on their error (coarse_scores.py).
@@ -30,8 +30,9 @@ from .topk_pass import topk_candidates
 
 Array = NDArray[Any]
 
-_ROWS = 128  # of a block, what one product multiplies the items with: seven bits of a candidate's key
-_ITEM_BITS = 25
+_ROWS = 128  # of a block: what one product multiplies the items with
+_ROOM = 1 << 22  # candidates of a block
+_NOTHING = np.int64(np.iinfo(np.int64).max)  # behind all keys
 _EXACT_AT_ONCE = 2048
 _SUMS = 1 << 22  # rows times items whose additions are summed at once
 
@@ -52,8 +53,6 @@ class ItemTable:
     """
 
     def __init__(self, items_VC: Tensor, bias_V: Tensor | None = None) -> None:
-        if len(items_VC) >= 1 << _ITEM_BITS:
-            raise ValueError(f"ranking: {len(items_VC)} items; at most {(1 << _ITEM_BITS) - 1} can be ranked")
         self.items_VC = items_VC.detach()
         self.bias_V = None if bias_V is None else bias_V.detach().double()
         self._coarse: dict[torch.dtype, CoarseTable] = {}
@@ -101,8 +100,8 @@ def best_items(
     """Return every row's best n items, fewer where fewer are left; ties go to the lower index.
 
     excluded: pairs that are in no list (their values are not read). added: what pairs' scores have besides
-    q . e + b. precision: of the first pass on a CPU; None: the fastest here. Uses torch's number of threads, a block of rows
-    each; memory is bounded by a tile a thread and the pairs of a block.
+    q . e + b. precision: of the first pass on a CPU; None: the fastest here. Uses torch's number
+    of threads, a block of rows each; memory is bounded by a tile a thread and the pairs of a block.
 
     Raises ValueError on numbers that are not finite and on items outside the table.
     """
@@ -121,12 +120,10 @@ def best_items(
             with Workspace.borrowed() as space:
                 first = (coarse, rows_BK[start:stop], bound_B[start:stop], min(n, len(table)))
                 pairs = parts[0], _added_up(parts[1:], stop - start, len(table), space)
-                if by_topk:
-                    found = topk_candidates(*first, *pairs)
-                else:
-                    found = FirstPass(*first, space).candidates(*pairs)
+                found = topk_candidates(*first, *pairs) if by_topk else FirstPass(*first, space).candidates(*pairs)
                 score_P = table.exact(query_BC[start:stop], found, space)
-                return _sorted(found.row, found.item, score_P, n, start)
+                ranked = _sorted(found, score_P, n, stop - start)
+                return ranked._replace(row=ranked.row + start)
         except TooManyCandidates:
             middle = (start + stop) // 2
             return _joined([block(start, middle), block(middle, stop)])
@@ -164,36 +161,42 @@ def _added_up(parts: Sequence[Pairs], n_rows: int, n_items: int, space: Workspac
     if not any(len(part.row) for part in parts):
         return Pairs.none()
     at_once = max(1, _SUMS // n_items)
+    sums = space.room("sums", torch.float64, min(at_once, n_rows) * n_items).numpy()
     found = []
     for start in range(0, n_rows, at_once):
-        some = [part.of_rows(start, start + at_once) for part in parts]
-        place_P = torch.from_numpy(np.concatenate([part.row * n_items + part.item for part in some]))
-        sums = space.room("sums", torch.float64, min(at_once, n_rows) * n_items)
-        sums[place_P] = 0
-        sums.index_add_(0, place_P, torch.from_numpy(np.concatenate([part.value for part in some])))
-        joined = Pairs.join(some)
-        found.append(Pairs(joined.row + start, joined.item, sums[place_P].numpy()))
+        some = Pairs.join([part.of_rows(start, start + at_once) for part in parts])
+        place_P = some.row * n_items + some.item
+        sums[place_P] = 0  # numpy's indexing: torch's takes ten times as long
+        np.add.at(sums, place_P, some.value)
+        found.append(Pairs(some.row + start, some.item, sums[place_P]))
     return Pairs.join(found)
 
 
-def _sorted(row_N: Array, item_N: Array, score_N: Array, k: int, first_row: int) -> Ranked:
-    """Return the best k of every row; row 0 is called first_row.
+def _sorted(found: Pairs, score_P: Array, k: int, n_rows: int) -> Ranked:
+    """Return the best k of every row.
 
-    One integer a candidate holds its row, score and item: a plain sort puts them in order.
+    One integer a candidate holds its score and item: a plain sort puts them in order, short rows much faster than
+    a long one. Raises TooManyCandidates where one of several rows has so many that the others' room is a waste.
     """
-    bits_N = score_N.view(np.int32)
-    worse_N = 0x7FFFFFFF - (bits_N ^ ((bits_N >> 31) & 0x7FFFFFFF)).astype(np.int64)  # of the score: 32 bits
-    keys_N = (row_N.astype(np.uint64) << 57) | (worse_N.astype(np.uint64) << _ITEM_BITS) | item_N.astype(np.uint64)
-    keys_N.sort()
-    if len(keys_N):
-        keys_N = keys_N[np.append(True, keys_N[1:] != keys_N[:-1])]  # what was added in several parts
-    row_N = (keys_N >> 57).astype(np.int64)
-    count_b = np.bincount(row_N, minlength=1)
-    rank_N = np.arange(len(row_N)) - (count_b.cumsum() - count_b)[row_N]
-    kept = rank_N < k
-    keys_n = keys_N[kept]
-    ordered_n = (0x7FFFFFFF - ((keys_n >> _ITEM_BITS) & 0xFFFFFFFF).astype(np.int64)).astype(np.int32)
-    score_n = (ordered_n ^ ((ordered_n >> 31) & 0x7FFFFFFF)).view(np.float32)
-    return Ranked(
-        row_N[kept] + first_row, rank_N[kept], (keys_n & ((1 << _ITEM_BITS) - 1)).astype(np.int64), score_n
-    )
+    bits_P = score_P.view(np.int32)
+    worse_P = 0x7FFFFFFF - (bits_P ^ ((bits_P >> 31) & 0x7FFFFFFF)).astype(np.int64)  # of the score: 32 bits
+    count_b = np.bincount(found.row, minlength=n_rows)
+    width = int(count_b.max())
+    if n_rows > 1 and width * n_rows > _ROOM:
+        raise TooManyCandidates
+    order_P = np.argsort(found.row.astype(np.uint8), kind="stable")  # eight bits: a radix sort
+    key_P = ((worse_P - 0x80000000) << 32 | found.item)[order_P]
+    key_bM = np.full((n_rows, width), _NOTHING)
+    key_bM[np.arange(width) < count_b[:, None]] = key_P
+    key_bM.sort(axis=1)
+    twice_bM = key_bM[:, 1:] == key_bM[:, :-1]  # what was added in several parts
+    twice_bM &= key_bM[:, 1:] != _NOTHING
+    if twice_bM.any():
+        key_bM[:, 1:][twice_bM] = _NOTHING
+        key_bM.sort(axis=1)
+    key_bk = key_bM[:, :k]
+    row_R, rank_R = np.nonzero(key_bk != _NOTHING)
+    key_R = key_bk[row_R, rank_R]
+    ordered_R = (-1 - (key_R >> 32)).astype(np.int32)
+    score_R = (ordered_R ^ ((ordered_R >> 31) & 0x7FFFFFFF)).view(np.float32)
+    return Ranked(row_R, rank_R, key_R & 0xFFFFFFFF, score_R)
