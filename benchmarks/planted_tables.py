@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.markdown import table
 from benchmarks.planted_figures import Interval
 from benchmarks.planted_variants import ABLATION
 from jobs.sample import PLANTED
@@ -18,15 +19,6 @@ def show(value: Interval, digits: int = 4) -> str:
     if not math.isfinite(value.low):
         return f"{value.mean:+.{digits}f}"
     return f"{value.mean:+.{digits}f} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table in Markdown, aligned, so that it reads in a terminal and in the documentation."""
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = [
-        "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in [head, *rows]
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]])
 
 
 def transfer_table(figures: dict[str, Any]) -> str:

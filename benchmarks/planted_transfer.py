@@ -31,9 +31,6 @@ from benchmarks.planted_tables import (
     transfer_table,
     twin_table,
 )
-from benchmarks.planted_tables import (
-    table as table,  # others take it from here
-)
 from benchmarks.planted_variants import ABLATION, ALONE, DEFAULT, VARIANTS, same_as
 from jobs.sample import PLANTED, SAMPLE_VERSION
 from jobs.settings import load_settings

@@ -13,7 +13,7 @@ Of a SequenceSet: U users, T steps. Of a model: V items, C channels, D domains, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ from .optimizer import RowAdamW, clip_gradients
 from .progress import ProgressBar
 from .reports import CHOSEN_BY, EpochReport, EpochSums, validation_figures
 from .sampling import item_counts
+
+_COUNTED = "blend.neighbours."  # counted when a run begins, from the data that its fingerprint names: never kept
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def fit(
                     on_epoch(report)
                 if checkpoint is not None and first:
                     run.save(Path(checkpoint))
-        model.load_state_dict(run.best_weights)
+        run.load(run.best_weights)
         model.eval()
         if valid is not None and run.has_cases and model.config.fit_blend:
             fit_blend(model, valid, repeats)
@@ -114,9 +116,10 @@ def fit(
 
 
 class TrainingRun:
-    """The state of one training run between epochs: exactly what a checkpoint holds.
+    """The state of one training run between epochs: what a checkpoint holds, and the item neighbours.
 
-    fit drives it. A benchmark may build one and call `step` itself.
+    fit drives it. A benchmark may build one and call `step` itself. best_weights: those of the best epoch, without
+    the neighbours, which no step moves: `load` takes them.
     """
 
     def __init__(
@@ -155,7 +158,7 @@ class TrainingRun:
         self.fingerprint = fingerprint_of(model.config, config, train, valid)
         self.epochs: list[EpochReport] = []
         self.best_epoch = 0
-        self.best_weights = _copy(model.state_dict())
+        self.best_weights = _copy(self._learned())
         self.notes: list[str] = []
 
     @property
@@ -239,11 +242,21 @@ class TrainingRun:
         self.epochs.append(report)
         if value is None or best is None or value > best:
             self.best_epoch = report.epoch
-            self.best_weights = _copy(self.model.state_dict())
+            self.best_weights = _copy(self._learned())
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Give the model weights of this run; its item neighbours stay as they were counted."""
+        own = self.model.state_dict().items()
+        self.model.load_state_dict({name: value for name, value in own if name.startswith(_COUNTED)} | {**weights})
+
+    def _learned(self) -> dict[str, Tensor]:
+        """Return the model's state but for its item neighbours."""
+        own = self.model.state_dict().items()
+        return {name: value for name, value in own if not name.startswith(_COUNTED)}
 
     def save(self, path: Path) -> None:
         """Write the checkpoint."""
-        tensors = {f"model.{name}": value for name, value in self.model.state_dict().items()}
+        tensors = {f"model.{name}": value for name, value in self._learned().items()}
         tensors |= {f"best.{name}": value for name, value in self.best_weights.items()}
         tensors |= {f"average.{place:04d}": value for place, value in enumerate(self.average.values)}
         tensors |= {f"optimizer.{name}": v for name, v in optimizer_tensors(self.optimizer, self.model).items()}
@@ -260,7 +273,7 @@ class TrainingRun:
                 self.notes.append(f"{path} belongs to other data or settings: training started afresh.")
             return
         tensors, state = found
-        self.model.load_state_dict(under("model.", tensors))
+        self.load(under("model.", tensors))
         self.best_weights = {name: value.to(self.device) for name, value in under("best.", tensors).items()}
         restore_optimizer(self.optimizer, self.model, under("optimizer.", tensors))
         self.average.restore([value for _, value in sorted(under("average.", tensors).items())])

@@ -9,15 +9,15 @@ Shapes: M cases, m cases of one domain, V_d items of that domain, T steps.
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.quality.attempts import Meter
 from benchmarks.quality.data import PARTS, Array, Events, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
 from syncrec_model import (
@@ -88,6 +88,7 @@ class Ours(Peer):
 
     kind = "ours"
     source = "this repository"
+    resumes = True
     by_epoch: Mapping[str, str] = {"ntg_by_epoch": "ntg_ndcg", "weight_by_epoch": "weight"}  # of the epoch reports
 
     def __init__(
@@ -110,7 +111,10 @@ class Ours(Peer):
         return build_model(config, data.domains, data.n_items)
 
     def on_epoch(self, model: SyNCRec, report: EpochReport) -> None:
-        """See every epoch before the next; may add figures of domains, which `by_epoch` keeps."""
+        """See every epoch before the next; may add figures of domains, which `by_epoch` keeps.
+
+        What it changes must be in the model's state: a killed run goes on from there.
+        """
 
     def fit(
         self,
@@ -125,14 +129,20 @@ class Ours(Peer):
         own = {"epochs": budget.epochs, "patience": budget.patience, "threads": budget.threads}
         training = TrainingConfig(**{**own, "device": budget.device, "seed": seed, **self.training})
         config = dataclasses.replace(self.config, **settings)
-        began = time.perf_counter()
+        meter = Meter(folder)
         torch.manual_seed(seed)
         model = self.build(config, data)
         train = train_sequences(data, config.max_length, outside=self.outside, users=self.users)
         valid = data.case_sequences("valid", config.max_length)
-        result = fit(model, train, valid, training, on_epoch=partial(self.on_epoch, model), progress=False)
+
+        def on_epoch(report: EpochReport) -> None:
+            self.on_epoch(model, report)
+            meter.keep()
+
+        checkpoint = folder / "checkpoint.safetensors"
+        result = fit(model, train, valid, training, on_epoch=on_epoch, checkpoint=checkpoint, progress=False)
         served = choose_views(cross_fitted_ranks(model, valid, VIEWS))
-        train_s = time.perf_counter() - began
+        train_s = meter.spent().seconds
         chosen = {
             "epochs": len(result.epochs),
             "best_epoch": result.best_epoch,

@@ -4,34 +4,39 @@ One model a domain, or one of all domains whose targets are each predicted among
 A history begins with a learned [SOS], so that people without events in a domain get its usual first items instead
 of a tie. Items share one table as input and output; positions count back from the newest event, as SASRec's do.
 
-Shapes: N packed tokens, n of them in one domain, R rows, M cases, D domains of one model, V items, C channels.
+Shapes: N packed tokens, R rows, M cases, V items, C channels.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks.peers.neural_rows import Catalogue, Rows, by_length, case_rows, training_log, training_rows
+from benchmarks.peers.neural_rows import Catalogue, Rows, case_rows, training_log, training_rows
 from benchmarks.peers.neural_validation import Epochs, domain_cases, macro
 from benchmarks.peers.neural_views import product_view
+from benchmarks.peers.sasrec_model import SASRecModel, Settings
+from benchmarks.quality.attempts import Meter
 from benchmarks.quality.data import PARTS, Array, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
 from syncrec_model.averaging import WeightAverage
-from syncrec_model.embedding import SharedEmbedding
-from syncrec_model.experts import ExpertStack
+from syncrec_model.checkpoint import (
+    optimizer_tensors,
+    read_checkpoint,
+    restore_optimizer,
+    under,
+    write_checkpoint,
+)
 from syncrec_model.machine import keep_freed_memory, threads
 from syncrec_model.optimizer import RowAdamW, clip_gradients
-from syncrec_model.packing import PackedSequences
-from syncrec_model.prediction import softmax_losses
 
 FORMS = ("single", "all", "mixed", "mixed-all")
 # Patience counts epochs, so a model of few rows needs small steps to learn before it runs out: single-domain models
@@ -44,95 +49,19 @@ SEARCH = (  # the likeliest first: QUICK tries that alone
     {"dropout": 0.5, "n_layers": 1, "average_epochs": 0.0},
 )
 _WARMUP_STEPS, _CLIP_NORM = 20, 5.0  # as TrainingConfig
-_ROWS_AT_ONCE = 1024
 InitialItems = Callable[[QualityData], Array]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a search may set. batch_size: rows of a step. average_epochs: as TrainingConfig's: moving average."""
-
-    channels: int = 64
-    n_layers: int = 2
-    n_heads: int = 1
-    ffn_multiplier: int = 2
-    dropout: float = 0.2
-    max_length: int = 50
-    learning_rate: float = 2e-3
-    weight_decay: float = 0.0
-    batch_size: int = 64
-    average_epochs: float = 0.0
-
-
-class SASRecModel(nn.Module):
-    """A causal Transformer over items of one table, which is its output too."""
-
-    def __init__(self, catalogue: Catalogue, settings: Settings) -> None:
-        super().__init__()
-        s = settings
-        self.catalogue, self.n_domains = catalogue, len(catalogue.codes)
-        self.embedding = SharedEmbedding(catalogue.sizes, s.max_length, s.channels, s.dropout)
-        self.stack = ExpertStack(1, s.n_layers, s.channels, s.n_heads, s.ffn_multiplier, s.dropout)
-
-    def forward(self, inputs: PackedSequences) -> Tensor:
-        """Return what every token predicts with, [N, C]."""
-        return self.stack(self.embedding(inputs), inputs)[0]  # type: ignore[no-any-return]
-
-    def losses(self, inputs: PackedSequences, target_N: Tensor, domain_N: Tensor) -> Tensor:
-        """Return the cross-entropy of every target over all items of its domain, ordered by domain, [N]."""
-        y_NC = self(inputs)
-        losses = []
-        for domain, table_VC in enumerate(self.embedding.tables(), start=1):
-            index_n = torch.nonzero(domain_N == domain).squeeze(1)
-            if len(index_n):
-                losses.append(softmax_losses(y_NC[index_n], table_VC, target_N[index_n]))
-        return torch.cat(losses)
-
-    @torch.no_grad()
-    def start_from(self, data: QualityData, stacked_VC: Array) -> None:
-        """Let the candidates' rows of the table begin as given (all domains' items, stacked); the others as drawn.
-
-        Raises
-        ------
-        ValueError : the array is not [V, C].
-        """
-        expected = (sum(data.n_items), self.embedding.items_VC.shape[1])
-        if stacked_VC.shape != expected:
-            raise ValueError(f"initial_items gave {stacked_VC.shape}; the table needs {expected} (items, channels)")
-        starts = np.cumsum([0, *data.n_items])
-        for code, n_ranked, table_VC in zip(
-            self.catalogue.codes, self.catalogue.ranked, self.embedding.tables(), strict=True
-        ):
-            rows_VC = np.ascontiguousarray(stacked_VC[starts[code - 1] : starts[code]], dtype=np.float32)
-            table_VC[:n_ranked] = torch.from_numpy(rows_VC)
-
-    @torch.no_grad()
-    def histories(self, rows: Rows) -> Array:
-        """Return the vector of every row's newest token, [R, C]; in evaluation mode."""
-        self.eval()
-        items_VC = self.embedding.items_VC
-        found_RC = np.zeros((len(rows), items_VC.shape[1]), dtype=np.float32)
-        for index_B in by_length(rows, _ROWS_AT_ONCE):
-            inputs = rows.packed(index_B, self.n_domains)[0].to(items_VC.device)
-            found_RC[index_B] = self(inputs)[inputs.last_R].cpu().numpy()
-        return found_RC
-
-    @torch.no_grad()
-    def items(self) -> dict[int, Array]:
-        """Return the candidates' vectors by the domain's code, [V_d, C]."""
-        catalogue, tables = self.catalogue, self.embedding.tables()
-        return {
-            code: table_VC[:n_ranked].cpu().numpy().copy()
-            for code, n_ranked, table_VC in zip(catalogue.codes, catalogue.ranked, tables, strict=True)
-        }
-
-
 class Run:
-    """Trains one model until validation stops it and leaves it with the weights of the best epoch."""
+    """Trains one model until validation stops it and leaves it with the weights of the best epoch.
+
+    folder: has a checkpoint after every epoch, from which a killed run goes on to the bit.
+    """
 
     def __init__(
-        self, model: SASRecModel, rows: Rows, data: QualityData, settings: Settings, budget: Budget, seed: list[int]
-    ) -> None:
+        self, model: SASRecModel, rows: Rows, data: QualityData, settings: Settings, budget: Budget,
+        seed: list[int], folder: Path,
+    ) -> None:  # fmt: skip
         self.model, self.rows, self.settings, self.seed = model, rows, settings, seed
         self.device = torch.device(budget.device)
         self.optimizer = RowAdamW(model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -140,21 +69,27 @@ class Run:
         self.average = WeightAverage(model.parameters(), settings.average_epochs * steps)
         self.epochs = Epochs(budget.epochs, budget.patience)
         self.n_steps = 0
+        self.best: dict[str, Tensor] = {}
+        codes = model.catalogue.codes
+        self.checkpoint = folder / f"{'+'.join(map(str, codes))}.safetensors"
+        self.fingerprint = json.dumps([data.fingerprint(), codes, asdict(settings), seed, len(rows)])
         self.cases = {code: domain_cases(data, code) for code in model.catalogue.codes}
         self.valid_index, self.valid_rows = case_rows(data, "valid", model.catalogue, settings.max_length)
         self.n_cases = len(data.cases["valid"])
 
-    def train(self) -> Epochs:
-        """Train."""
+    def train(self, keep: Callable[[], None]) -> Epochs:
+        """Train; keep: called after every epoch, before it is written."""
         if not len(self.rows):
             return self.epochs
-        best: dict[str, Tensor] = {}
+        self._resume()
         while not self.epochs.finished:
             self._epoch()
             with self.average.swapped():
                 if self.epochs.add(self._validate()):
-                    best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(best)
+                    self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            keep()
+            self._save()
+        self.model.load_state_dict(self.best)
         self.model.eval()
         return self.epochs
 
@@ -165,6 +100,29 @@ class Run:
         order_R = np.random.default_rng(draws).permutation(len(self.rows))
         for start in range(0, len(order_R), self.settings.batch_size):
             self._step(order_R[start : start + self.settings.batch_size])
+
+    def _save(self) -> None:
+        parts = {
+            "model": self.model.state_dict(), "best": self.best,
+            "optimizer": optimizer_tensors(self.optimizer, self.model),
+            "average": {f"{place:04d}": value for place, value in enumerate(self.average.values)},
+        }  # fmt: skip
+        tensors = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+        state = {"fingerprint": self.fingerprint, "values": self.epochs.values, "best": self.epochs.best}
+        write_checkpoint(self.checkpoint, tensors, {**state, "n_steps": self.n_steps})
+
+    def _resume(self) -> None:
+        """Go on from the checkpoint where there is one of this run."""
+        found = read_checkpoint(self.checkpoint, self.fingerprint)
+        if found is None:
+            return
+        tensors, state = found
+        self.model.load_state_dict(under("model.", tensors))
+        self.best = under("best.", tensors)
+        restore_optimizer(self.optimizer, self.model, under("optimizer.", tensors))
+        self.average.restore([value for _, value in sorted(under("average.", tensors).items())])
+        self.epochs.values, self.epochs.best = state["values"], state["best"]
+        self.n_steps = state["n_steps"]
 
     def _step(self, index_B: Array) -> None:
         self.n_steps += 1
@@ -196,6 +154,7 @@ class SASRec(Peer):
 
     source = "SASRec (arXiv 1808.09781) with full softmax, on syncrec_model's packed layers"
     keeps_scores = True
+    resumes = True
 
     def __init__(
         self,
@@ -227,11 +186,14 @@ class SASRec(Peer):
     ) -> Fitted:
         """Train the models and encode every case's history."""
         own = Settings(**settings)
-        began = time.perf_counter()
+        meter = Meter(folder)
         keep_freed_memory(torch.device(budget.device))
         with threads(budget.threads), torch.random.fork_rng():
-            trained = [self._train(data, codes, own, seed, budget) for codes in self._models(data)]
-            train_s = time.perf_counter() - began
+            trained = []
+            for codes in self._models(data):
+                run = self._run(data, codes, own, seed, budget, folder)
+                trained.append((run.model, run.train(meter.keep)))
+            train_s = meter.spent().seconds
             view = self._view(data, [model for model, _ in trained], own)
         chosen = {
             "+".join(data.domains[code - 1] for code in model.catalogue.codes): epochs.figures()
@@ -245,9 +207,9 @@ class SASRec(Peer):
         codes = tuple(range(1, len(data.domains) + 1))
         return [codes] if self.mixed else [(code,) for code in codes]
 
-    def _train(
-        self, data: QualityData, codes: tuple[int, ...], settings: Settings, seed: int, budget: Budget
-    ) -> tuple[SASRecModel, Epochs]:
+    def _run(
+        self, data: QualityData, codes: tuple[int, ...], settings: Settings, seed: int, budget: Budget, folder: Path
+    ) -> Run:
         catalogue = Catalogue.of(data, codes, outside_items=self.outside and self.outside_items)
         log = training_log(data, catalogue, outside=self.outside)
         model_seed = [seed, codes[0]]
@@ -257,7 +219,7 @@ class SASRec(Peer):
             model.start_from(data, self.initial_items(data))
         model.to(torch.device(budget.device))
         rows = training_rows(log, data.n_users, settings.max_length)
-        return model, Run(model, rows, data, settings, budget, model_seed).train()
+        return Run(model, rows, data, settings, budget, model_seed, folder)
 
     def _view(self, data: QualityData, models: Sequence[SASRecModel], settings: Settings) -> View:
         histories = {part: np.zeros((len(data.cases[part]), settings.channels), dtype=np.float32) for part in PARTS}

@@ -98,17 +98,19 @@ class ConflictSyNCRec(DrivenSyNCRec):
 
     With respect to the item table as input alone. As output a domain's loss reads only the domain's own rows, where
     no other domain could agree or disagree with it. Measured at every CONFLICT_EVERY-th step on the batch of
-    the step, from 0 on, in one process.
+    the step, from 0 on, in one process. steps: those so far, a buffer, so that a resumed run counts on.
     """
+
+    steps: Tensor
 
     def __init__(self, config: ModelConfig, data: QualityData) -> None:
         super().__init__(config, data)
-        self.steps = 0
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
     def forward(self, batch: TrainingBatch) -> Losses:
         """As SyNCRec; measures first where it is time to."""
         if self.training:
-            if self.steps % CONFLICT_EVERY == 0:
+            if int(self.steps) % CONFLICT_EVERY == 0:
                 cosine_D = agreement(self.input_gradients(batch).flatten(1))
                 driver_D = self.correction.driver_D
                 moved_D = driver_D.lerp(cosine_D.to(driver_D.dtype), 1 - CONFLICT_MOMENTUM)

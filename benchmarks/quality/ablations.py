@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.planted_tables import table
+from benchmarks.markdown import table
 from benchmarks.quality.bootstrap import Bootstrap, Gain, Interval, gains
 from benchmarks.quality.data import Array
 from benchmarks.quality.systems import DEFAULT, Row, System

@@ -11,14 +11,14 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.measure import peak_gib
+from benchmarks.quality.attempts import Meter, code_mark, prepare
 from benchmarks.quality.data import PARTS, Array, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
 from jobs.lakehouse import code_version
@@ -71,6 +71,7 @@ class Cache:
         self.folder = folder / f"{data.name}-{data.fingerprint()}"
         self.data, self.budget = data, budget
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.code = code_mark()  # as it was before a child is forked that may begin hours later
 
     def file(self, cell: Cell) -> Path:
         """Return where a cell's ranks lie; its figures lie beside them, in .json."""
@@ -109,14 +110,32 @@ class Cache:
         return self.folder / "scores" / f"{cell.name}{'-' if view else ''}{view}"
 
     def run(self, peer: Peer, cell: Cell, kept: Callable[[str], View]) -> Result:
-        """Train and rank a cell and keep it; what an interrupted run left of it is thrown away first."""
+        """Train and rank a cell and keep it.
+
+        What a killed or stopped attempt left of it is gone on from where the peer can and nothing has changed, else
+        thrown away; an attempt that raises leaves nothing.
+        """
         work = self.folder / "work" / cell.name
+        prepare(work, self._attempt(cell), resumes=peer.resumes)
+        try:
+            result = self._ranked(peer, cell, kept, work)
+            _write(self.file(cell), result)
+        except Exception:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
         shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
+        return result
+
+    def _attempt(self, cell: Cell) -> dict[str, Any]:
+        """Return what two attempts must have in common; the data are those of this cache's folder."""
+        budget = {name: value for name, value in asdict(self.budget).items() if name != "checkouts"}
+        return {"cell": cell.name, "budget": budget, "code": self.code}
+
+    def _ranked(self, peer: Peer, cell: Cell, kept: Callable[[str], View], work: Path) -> Result:
         torch.set_num_threads(self.budget.threads)
-        core_s = _core_seconds()
+        meter = Meter(work)
         fitted = peer.fit(self.data, cell.settings, cell.seed, self.budget, work, kept)
-        core_s = _core_seconds() - core_s
+        core_s = meter.spent().core_s
         ranks: dict[str, Array] = {}
         seconds = {}
         for name, view in fitted.views.items():
@@ -126,10 +145,10 @@ class Cache:
                 for ranking, values in rank(self.data, part, view, folder).items():
                     ranks[f"{name}/{part}/{ranking}"] = values
             seconds[name] = time.perf_counter() - began
-        result = Result(cell, {**self._figures(peer, cell, fitted, seconds), "train_core_s": core_s}, ranks)
-        _write(self.file(cell), result)
-        shutil.rmtree(work, ignore_errors=True)
-        return result
+        costs = {
+            "train_core_s": core_s, "earlier_s": meter.earlier.seconds, "peak_gib": meter.spent().peak_gib
+        }  # fmt: skip
+        return Result(cell, {**self._figures(peer, cell, fitted, seconds), **costs}, ranks)
 
     def _figures(self, peer: Peer, cell: Cell, fitted: Fitted, seconds: Mapping[str, float]) -> dict[str, Any]:
         n_cases = sum(len(self.data.cases[part]) for part in PARTS)
@@ -138,7 +157,6 @@ class Cache:
             "seed": cell.seed, "views": list(fitted.views), "chosen": fitted.chosen, "notes": list(fitted.notes),
             "parameters": fitted.parameters, "train_s": fitted.train_s,
             "score_ms": {name: 1e3 * value / n_cases for name, value in seconds.items()},
-            "peak_gib": peak_gib(torch.device("cpu")),
             "epochs_at_most": self.budget.epochs, "patience": self.budget.patience,
             "threads": self.budget.threads, "code": code_version(),
         }  # fmt: skip
@@ -196,12 +214,6 @@ def _first_rank(scores_mS: torch.Tensor) -> Array:
     """Return the rank of the first column among all."""
     first_m = torch.zeros(len(scores_mS), dtype=torch.int64)
     return mean_tie_ranks(scores_mS, first_m, torch.zeros_like(scores_mS, dtype=torch.bool)).numpy()
-
-
-def _core_seconds() -> float:
-    """Return the seconds of processor that this process and its ended children have had: other work adds none."""
-    spent = os.times()
-    return spent.user + spent.system + spent.children_user + spent.children_system
 
 
 def _places(data: QualityData, part: str) -> Array:

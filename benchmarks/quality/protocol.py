@@ -39,7 +39,8 @@ class View:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A trained system. views: name -> View; "" is the system itself. train_s: seconds of training.
+    """A trained system. views: name -> View; "" is the system itself. train_s: seconds of training, in all attempts
+    that it went on from.
 
     chosen: what validation chose (settings, epochs, weights), plain JSON. notes: what a reader must know.
     """
@@ -70,6 +71,7 @@ class Peer(ABC):
     search: settings that are tried with seed 0 on validation; the best (macro NDCG@10) is then trained under
     every seed. keeps_scores: whether ensembles read this system's scores (they take half a gigabyte a seed). needs:
     names of rows whose kept scores this system reads. slow: left out of QUICK. seeded: whether the seed matters.
+    resumes: whether fit goes on from what a killed fit left in its folder, and ends as if it had never been killed.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Peer(ABC):
     needs: Sequence[str] = ()
     slow: bool = False
     seeded: bool = True
+    resumes: bool = False
 
     @abstractmethod
     def fit(
@@ -91,7 +94,9 @@ class Peer(ABC):
         folder: Path,
         kept: Callable[[str], View],
     ) -> Fitted:
-        """Train under one seed. folder: an empty folder of this cell for whatever the system writes.
+        """Train under one seed. folder: an empty folder of this cell for whatever the system writes. That of a
+        system that resumes holds what a killed attempt wrote, where there was one of the same code and budget, and
+        attempts.py's note of what that cost: its `Meter` gives train_s.
 
         kept(row): the kept scores of another row under the same seed and its best settings; `needs` names them.
 

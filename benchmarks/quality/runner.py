@@ -177,9 +177,13 @@ class Runner:
         return work, self.cache.folder / "logs" / f"{cell.name}.log"
 
     def _checked(self, cell: Cell, outcome: Outcome) -> Outcome:
-        if outcome.word == DONE and "" not in (self.cache.read(cell) or Result(cell, {"views": []}, {})).views:
+        """Return how it ended, its result looked at; seconds: with those of the attempts that it went on from."""
+        if outcome.word != DONE:
+            return outcome
+        found = self.cache.read(cell)
+        if found is None or "" not in found.views:
             return replace(outcome, word=FAILED, message='it has no view "", the system itself')
-        return outcome
+        return replace(outcome, seconds=outcome.seconds + found.figures["earlier_s"])
 
     def _kept(self, peer: Peer, seed: int) -> Callable[[str], View]:
         def kept(name: str) -> View:
@@ -210,7 +214,8 @@ class Runner:
             need = self._needed(name, seed)
             if not self._scores(need.cell).is_dir():
                 self.progress.begin(need.cell)
-                outcome = run_alone(*self._task(self.rows[name].peer, need.cell), self.progress.tick)
+                ended = run_alone(*self._task(self.rows[name].peer, need.cell), self.progress.tick)
+                outcome = self._checked(need.cell, ended)
                 self._keep(self.rows[name].peer, need.cell, outcome, validation_macro(self.data, need))
                 if outcome.word != DONE:
                     raise KeyError(f"{name}, which are gone; training it again: {outcome.message}")

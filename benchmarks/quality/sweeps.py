@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.markdown import table
 from benchmarks.peers.ours import PEERS, Ours
-from benchmarks.planted_transfer import table
 from benchmarks.prepare_amazon2014 import DATA
 from benchmarks.quality.__main__ import CACHE, IMAGES, ended, into_page
 from benchmarks.quality.bootstrap import Bootstrap, Gain, gains

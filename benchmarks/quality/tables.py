@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from benchmarks.planted_tables import table
+from benchmarks.markdown import table
 from benchmarks.quality.ablations import ablation_tables, weight_table
 from benchmarks.quality.bootstrap import Gain, Interval
 from benchmarks.quality.data import STRATA

@@ -48,6 +48,7 @@ def fit(
     def no_kept(row: str) -> View:
         raise AssertionError(row)
 
+    folder.mkdir(exist_ok=True)
     return peer.fit(data, settings, seed, budget, folder, no_kept)
 
 

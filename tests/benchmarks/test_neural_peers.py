@@ -37,7 +37,8 @@ def test_the_time_split_has_several_cases_a_user(tmp_path: Path) -> None:
 def test_one_seed_is_one_model_and_another_seed_another(data: QualityData, tmp_path: Path) -> None:
     peer, settings = sasrec.SASRec("single"), {**SETTINGS, "dropout": 0.3}
     few = Budget(threads=1, epochs=2)
-    first, again, other = (fit(peer, data, tmp_path, settings, seed, few) for seed in (0, 0, 1))
+    folders = [tmp_path / name for name in ("first", "again", "other")]
+    first, again, other = (fit(peer, data, folders[n], settings, n // 2, few) for n in range(3))
     for a, b, c in zip(scores(first, data), scores(again, data), scores(other, data), strict=True):
         assert np.array_equal(a, b) and not np.allclose(a, c)
 
@@ -45,11 +46,11 @@ def test_one_seed_is_one_model_and_another_seed_another(data: QualityData, tmp_p
 def test_a_case_is_scored_from_its_history_alone(data: QualityData, tmp_path: Path) -> None:
     """With other targets the same training gives the same scores."""
     peer = sasrec.SASRec("mixed")
-    before = scores(fit(peer, data, tmp_path, SETTINGS), data)
+    before = scores(fit(peer, data, tmp_path / "before", SETTINGS), data)
     last_E = np.append(data.events.user_E[1:] != data.events.user_E[:-1], True)
     data.events.item_E[last_E] = data.events.item_E[last_E] % N_ITEMS + 1
     try:
-        after = scores(fit(peer, data, tmp_path, SETTINGS), data)
+        after = scores(fit(peer, data, tmp_path / "after", SETTINGS), data)
     finally:
         data.events.item_E[last_E] = (data.events.item_E[last_E] - 2) % N_ITEMS + 1
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))

@@ -22,6 +22,9 @@ from tests.benchmarks.neural_world import planted
 
 ROOT = Path(sweeps.__file__).parents[2]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
+# As `python -m benchmarks.quality.sweeps`. torch's optimisers import _dynamo, which takes seconds: once here, so
+# that no cell does it again. (Where it sees a GPU it may start CUDA, which survives no fork: none is shown to it.)
+COMMAND = "import runpy, torch._dynamo; runpy.run_module('benchmarks.quality.sweeps', run_name='__main__')"
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +58,11 @@ def run(place: Path) -> Run:
     """Run the command in a process that nothing has happened in: it forks, and then trains."""
 
     def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "benchmarks.quality.sweeps", *options(place), *arguments]
+        words = [sys.executable, "-c", COMMAND, *options(place), *arguments]
         done = subprocess.run(
-            words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True, capture_output=True
-        )
+            words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}, text=True,
+            capture_output=True,
+        )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done
 

@@ -167,7 +167,7 @@ def test_conflict_is_measured_now_and_then_in_training_alone(
     model = ConflictSyNCRec(config(**BOUNDED), data)
     batch, calls = batch_of(data), []
     measured = model.input_gradients
-    monkeypatch.setattr(model, "input_gradients", lambda batch: calls.append(model.steps) or measured(batch))
+    monkeypatch.setattr(model, "input_gradients", lambda batch: calls.append(int(model.steps)) or measured(batch))
     for _ in range(7):
         model(batch)
     model.eval()(batch)

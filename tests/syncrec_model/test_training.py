@@ -11,7 +11,16 @@ from fitting import INTERRUPTED, killed_before_rename, killed_in_epoch_2, traine
 from ranks import exit_codes
 from small_models import planted_sets, random_set
 
-from syncrec_model import ModelConfig, SyNCRec, TrainingConfig, fit, metrics, popularity_ranks, rank_cases
+from syncrec_model import (
+    ModelConfig,
+    SyNCRec,
+    TrainingConfig,
+    TrainingRun,
+    fit,
+    metrics,
+    popularity_ranks,
+    rank_cases,
+)
 from syncrec_model.checkpoint import read_checkpoint
 from syncrec_model.machine import compiled, deterministic_algorithms
 
@@ -99,6 +108,22 @@ def test_a_resumed_run_equals_an_uninterrupted_one_to_the_bit(planted, tmp_path)
     finished = fit(fresh(train), train, valid, TRAINING, checkpoint=path, progress=False)
     assert finished.resumed_after == 3 and finished.best_epoch == expected.best_epoch
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_item_neighbours_are_counted_again_and_not_kept_in_the_checkpoint(planted, tmp_path):
+    train, valid, _ = planted
+    model, path = fresh(train), tmp_path / "c.safetensors"
+    run = TrainingRun(model, train, valid, TRAINING)
+    counted = {name for name in model.state_dict() if ".neighbours." in name}
+    run.save(path)
+    tensors, _ = read_checkpoint(path, run.fingerprint)
+    expected = {f"{part}.{name}" for part in ("model", "best") for name in set(model.state_dict()) - counted}
+    assert len(counted) == 4 and {name for name in tensors if name[:5] in ("model", "best.")} == expected
+    model.blend.neighbours.weights[0] = 7.0
+    run.load(run.best_weights)
+    assert model.blend.neighbours.weights[0] == 7.0 and len(model.blend.neighbours.items) > 0
+    with pytest.raises(RuntimeError, match="Missing key"):
+        run.load({})
 
 
 def test_a_run_killed_twice_equals_an_uninterrupted_one_to_the_bit(tmp_path):
