@@ -1,9 +1,9 @@
 """Which lists of the night before stay as they are, because nothing that decides them has changed.
 
 A list depends on its user's row in `sequences`, the model version, a few settings and, where popularity filled it
-up, on the night itself. So of a user whose row is the same since the last published night, and whose lists the model
-filled alone, the lists are copied, if version and settings are the same; all other users are scored. What a night
-scored with lies in the summary of its snapshot of `recommendations`.
+up, on the night itself. So of a user whose row is the same since the last published night, and whose lists the
+model filled alone, the lists are copied, if version and settings are the same; all other users are scored. What a
+night scored with lies in the summary of its snapshot of `recommendations`.
 """
 
 from __future__ import annotations

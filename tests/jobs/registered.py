@@ -32,15 +32,21 @@ def formula_model(preset: str = "default", **changes: Any) -> SyNCRec:
     sizes = {"channels": 8, "max_length": 5, "n_experts": 3, "n_cross_experts": 2, "n_heads": 2}
     config = dataclasses.replace(ModelConfig.preset(preset), **(sizes | changes))
     model = SyNCRec(config, DOMAINS, VOCABULARY.n_items)
+    fill_by_formula(model)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            phase = zlib.crc32(name.encode()) % 1000
-            wave = np.sin(phase + 1.7 * np.arange(parameter.numel()) ** 1.5).reshape(parameter.shape)
-            start = 1.0 if name.endswith(("scale_KC", "norm.weight")) else 0.0
-            parameter.copy_(torch.from_numpy(np.asarray(start + 0.4 * wave)))
         share_D = torch.tensor([0.2, 0.5, 0.7])
         model.blend.weights_DF[:, :2] = torch.stack([2 * share_D, 2 * (1 - share_D)], 1)
     return model.eval()
+
+
+def fill_by_formula(model: SyNCRec, seed: int = 0) -> None:
+    """Give every weight the sine of its name and place."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            phase = seed + zlib.crc32(name.encode()) % 1000
+            wave = np.sin(phase + 1.7 * np.arange(parameter.numel()) ** 1.5).reshape(parameter.shape)
+            start = 1.0 if name.endswith(("scale_KC", "norm.weight")) else 0.0
+            parameter.copy_(torch.from_numpy(np.asarray(start + 0.4 * wave)))
 
 
 def registered(folder: Path, model: SyNCRec) -> Path:
