@@ -162,8 +162,8 @@ def run_kernel(a: argparse.Namespace) -> dict[str, float]:
     """Rank all users of the first night in this process."""
     import torch
 
+    from jobs.histories import Histories
     from jobs.loaded_model import widen
-    from jobs.sequence_sets import Histories
     from jobs.splits import split_windows
     from syncrec_model import Recommender, load_model
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from jobs.errors import JobError
-from jobs.registry import Registry
 from syncrec_model import SyNCRec, Vocabulary, build_model, load_model, warm_start
+
+if TYPE_CHECKING:  # MLflow takes seconds to import, in every Spark worker
+    from jobs.registry import Registry
 
 
 @dataclass(frozen=True, kw_only=True)

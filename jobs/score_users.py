@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.histories import Histories
 from jobs.list_files import LISTS, ListWriter, Written
 from jobs.loaded_model import LoadedModel, widen
 from jobs.schemas import ANYONE
-from jobs.sequence_sets import Histories
 from jobs.splits import Window
 from syncrec_model import Recommender, TopN, Vocabulary, load_model
 

@@ -17,12 +17,13 @@ from pyspark.sql import SparkSession
 from jobs import command
 from jobs.build_sequences import main
 from jobs.command import Run
+from jobs.histories import Histories
 from jobs.lakehouse import Lakehouse
 from jobs.night import Night
 from jobs.schemas import INTERACTIONS, ITEMS, SEQUENCES
 from jobs.score import read_users
 from jobs.sequence_nights import past_nights
-from jobs.sequence_sets import Histories, count_events, read_sequences, read_vocabulary, state_of
+from jobs.sequence_sets import count_events, read_sequences, read_vocabulary, state_of
 from jobs.settings import Settings
 from jobs.splits import split_windows
 from syncrec_model import SequenceSet

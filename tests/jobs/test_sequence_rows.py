@@ -11,9 +11,10 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.histories import Histories
 from jobs.schemas import INTERACTIONS, SEQUENCES
 from jobs.sequence_rows import event_rows, latest_rows, merge, planned, rows_of_users
-from jobs.sequence_sets import Histories, latest
+from jobs.sequence_sets import latest
 from jobs.splits import split_windows
 from syncrec_model import Vocabulary
 from tests.jobs.sequence_oracle import (

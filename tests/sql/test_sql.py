@@ -9,11 +9,12 @@ import duckdb
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.histories import Histories
 from jobs.lakehouse import Lakehouse
 from jobs.query import SQL, connect, spark_views, sql_files
 from jobs.schemas import TABLES
 from jobs.sequence_nights import past_nights
-from jobs.sequence_sets import Histories, latest
+from jobs.sequence_sets import latest
 from jobs.settings import Settings
 from jobs.splits import split_windows
 from syncrec_model import Vocabulary
