@@ -10,7 +10,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-nights test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-score
+.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-score bench-score-night
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -64,6 +64,10 @@ bench-score: setup ## the best 100 of up to 1 M items, beside FAISS and RecTools
 	@sh -c "$$SETUP" bench || echo "bench-score goes on without the rows of the kept libraries"
 	@$(JOBS)/python -m benchmarks.score $(if $(SIZES),--sizes $(SIZES)) $(if $(ROUNDS),--rounds "$(ROUNDS)") \
 	    $(if $(SHRINK),--shrink "$(SHRINK)")
+
+bench-score-night: setup ## the scoring job around the kernel, and a night on which 1 % changed; USERS=20000 TOP=100 ROUNDS=3
+	@$(JOBS)/python -m benchmarks.score_night $(if $(USERS),--users "$(USERS)") $(if $(ITEMS),--items "$(ITEMS)") \
+	    $(if $(TOP),--top_n "$(TOP)") $(if $(CHANGED),--changed "$(CHANGED)") $(if $(ROUNDS),--rounds "$(ROUNDS)")
 
 bench-sampled: setup ## sampled against full softmax in quality, on set A5; DATA=folder of interactions.parquet
 	@$(JOBS)/python -m benchmarks.sampled_softmax $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ from pyspark.sql import SparkSession
 
 from jobs import command
 from jobs import score as score_job
+from jobs.command import Run
+from jobs.lakehouse import Lakehouse
 from jobs.publish import publish
-from jobs.schemas import ANYONE
-from jobs.settings import Settings
+from jobs.schemas import ANYONE, TABLES
+from jobs.score_reuse import Before, basis_of, find_before, properties_of
+from jobs.score_users import ScoringTask
+from jobs.sequence_nights import SequenceNight, shape_of
+from jobs.settings import Scoring, Settings
+from jobs.splits import split_windows
 from syncrec_model import ModelConfig, SyNCRec, Vocabulary, save_model
 from tests.jobs.registered import fill_by_formula
 from tests.jobs.sequence_oracle import DOMAINS, N_ITEMS, Event, random_log
@@ -146,98 +153,120 @@ def test_nights_of_all_kinds_copy_what_nothing_has_changed_and_nothing_else(nigh
     nights.land([e for e in log if e.user != "u3"], D[0])  # a user may vanish; all is built anew
     assert nights.build(D[8]).kind == "full"
     assert nights.check()[0] > 0
+    assert len(nights.night.noted("recommendations_staged", made_by="score")) <= 7, "copying merges files"
+    nights.version = "2"
+    assert nights.check()[2] == "the model changed from syncrec-1-run1 to syncrec-2-run2"
 
 
 FIRST_MOMENT = random_log(11, FIRST, n_days=1)[0].ts
+BASIS = {"model": "syncrec-1", "domains": ["books", "toys"], "repeats": [], "top_n": 5, "code": "abc"}
 
 
-def new_version(nights: Nights) -> None:
-    nights.version = "2"
+class Published:
+    """Tables as publish and build_sequences leave them for the night of D[2]; the rows do not matter here."""
+
+    def __init__(self, settings: Callable[..., Settings]) -> None:
+        self.settings = settings()
+        self.lakehouse = Lakehouse(self.settings)
+        self.lakehouse.create_tables()
+        shape = shape_of(self.settings)
+        night = SequenceNight(
+            ds=D[2], base_ds=D[2], previous_ds=None, previous_snapshot=None, interactions_snapshot=None,
+            shape=shape, kind="full", reason="test", events=1,
+        )  # fmt: skip
+        sequences = self.put("sequences", D[2], night.properties())
+        recommendations = self.put("recommendations", D[2], properties_of(BASIS, sequences))
+        self.put("nights", D[2], {}, run_id="test", recommendations_snapshot=recommendations)
+
+    def put(self, name: str, ds: date, properties: dict[str, str], **values: Any) -> int:
+        schema = TABLES[name].arrow_schema
+        rows = pa.Table.from_pylist([{"ds": ds, **values}], schema=schema)
+        files = self.lakehouse.stage_arrow(name, rows, ds, "test")
+        where = EqualTo("ds", ds.isoformat())
+        return self.lakehouse.replace(name, where, files, ds=ds, run_id="test", properties=properties)
+
+    def find(self, ds: date, basis: dict[str, Any], full: bool = False) -> tuple[Before | None, str]:
+        run = Run(ds=ds, run_id="next", settings=self.settings, arguments=Namespace(full=full))
+        return find_before(run, self.lakehouse, basis)
 
 
-def scoring(**changes: Any) -> Callable[[Nights], None]:
-    def change(nights: Nights) -> None:
-        nights.scoring |= changes
-        nights.change()
-
-    return change
-
-
-def grocers(nights: Nights) -> None:
-    domains = {
-        name: domain.model_copy(update={"repeats": False}) for name, domain in nights.settings.domains.items()
-    }
-    nights.settings = nights.settings.model_copy(update={"domains": domains})
+def test_the_last_published_night_is_found_also_past_a_gap(settings: Callable[..., Settings]) -> None:
+    published = Published(settings)
+    for ds in (D[3], D[7]):
+        before, reason = published.find(ds, BASIS)
+        assert before is not None and reason == ""
+        assert (before.ds, before.sequences.ds, list(before.files.values())) == (D[2], D[2], [1])
+    assert published.find(D[2], BASIS) == (None, "no published night before it")
+    assert published.find(D[3], BASIS, full=True) == (None, "--full asked for it")
 
 
-def other_code(nights: Nights) -> None:
-    nights._monkeypatch.setattr("jobs.score_reuse.code_version", lambda: "abc")
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model": "syncrec-2"}, "the model changed from syncrec-1 to syncrec-2"),
+        ({"top_n": 3}, "top_n changed from 5 to 3"),
+        ({"domains": ["books"]}, "the list of domains changed from books toys to books"),
+        ({"repeats": ["toys"]}, "the domains that repeat changed from none to toys"),
+        ({"min_history": 2}, "min_history changed from None to 2"),
+        ({"code": "abd"}, "the code of the jobs changed from abc to abd"),
+    ],
+)
+def test_what_decides_lists_must_not_have_changed(
+    settings: Callable[..., Settings], changes: dict[str, Any], reason: str
+) -> None:
+    assert Published(settings).find(D[3], BASIS | changes) == (None, reason)
 
 
-def replaced(nights: Nights) -> None:
-    """The recommendations of the night before are committed once more, and that run is killed."""
-    lakehouse, day = nights.lakehouse, D[2].isoformat()
-    files = lakehouse.files("recommendations", lakehouse.current_snapshot("recommendations"))
-    lakehouse.replace("recommendations", EqualTo("ds", day), files, ds=D[2], run_id="other")
+def switched_off(published: Published) -> None:
+    scoring = published.settings.scoring.model_copy(update={"reuse": False})
+    published.settings = published.settings.model_copy(update={"scoring": scoring})
 
 
-def unpublished(nights: Nights) -> None:
-    nights.lakehouse.replace("nights", EqualTo("ds", D[2].isoformat()), [], ds=D[2], run_id="test")
+def replaced(published: Published) -> None:
+    """A later run commits the recommendations of that day, and is killed before it publishes the night."""
+    published.put("recommendations", D[2], properties_of(BASIS, 1))
+
+
+def unpublished(published: Published) -> None:
+    published.lakehouse.replace("nights", EqualTo("ds", D[2].isoformat()), [], ds=D[2], run_id="test")
+
+
+def without_basis(published: Published) -> None:
+    snapshot = published.put("recommendations", D[2], {})
+    published.put("nights", D[2], {}, run_id="test", recommendations_snapshot=snapshot)
+
+
+def expired(published: Published) -> None:
+    snapshot = published.put("recommendations", D[2], properties_of(BASIS, 12345))
+    published.put("nights", D[2], {}, run_id="test", recommendations_snapshot=snapshot)
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (new_version, "the model changed from syncrec-1-run1 to syncrec-2-run2"),
-        (scoring(top_n=3), "top_n changed from 5 to 3"),
-        (scoring(min_history=2), "min_history changed from 1 to 2"),
-        (scoring(reuse=False), "scoring.reuse is off"),
-        (grocers, "the domains that repeat changed from groceries to none"),
-        (other_code, r"the code of the jobs changed from \S+ to abc"),
+        (switched_off, "scoring.reuse is off"),
         (replaced, "the recommendations of 2024-01-03 were replaced after their night was published"),
         (unpublished, "no published night before it"),
+        (without_basis, "the night of 2024-01-03 did not note what it scored with"),
+        (expired, "the sequences of 2024-01-03 are no longer kept"),
     ],
 )
-def test_what_makes_a_night_score_all_users_anew(
-    nights: Nights, change: Callable[[Nights], None], reason: str
+def test_a_night_that_is_not_there_as_published_is_not_copied(
+    settings: Callable[..., Settings], change: Callable[[Published], None], reason: str
 ) -> None:
-    nights.land(random_log(11, FIRST, n_days=4, n_users=20), *D[:4])
-    nights.build(D[2])
-    nights.score()
-    nights.publish()
-    nights.build(D[3])
-    change(nights)
-    reused, _, said = nights.check()
-    assert reused == 0 and re.fullmatch(reason, said), said
+    published = Published(settings)
+    change(published)
+    assert published.find(D[3], BASIS) == (None, reason)
 
 
-def test_a_change_of_popularity_alone_reaches_the_lists_that_it_fills(nights: Nights) -> None:
-    log = random_log(11, FIRST, n_days=4, n_users=20)
-    nights.land(log, *D[:4])
-    nights.build(D[2])
-    nights.score()
-    nights.publish()
-    nights.build(D[3])
-    scoring(popularity_days=1)(nights)
-    assert 0 < nights.check()[0] == len(nights.full - arrived(log, D[3]))
-
-
-def test_a_domain_that_vanished_from_the_settings_makes_all_anew(nights: Nights) -> None:
-    nights.land(random_log(11, FIRST, n_days=4, n_users=20), *D[:4])
-    nights.build(D[2])
-    nights.score()
-    nights.publish()
-    nights.change(domains=DOMAINS[:2])
-    assert nights.build(D[3]).kind == "full"
-    nights.score()
-    said = " ".join(record.getMessage() for record in nights.log.records)
-    assert "the list of domains with items changed from books toys groceries to books toys" in said
-
-
-def test_the_copy_merges_small_files(nights: Nights) -> None:
-    nights.land(random_log(11, FIRST, n_days=9, n_users=20), *D)
-    for ds in D[2:8]:
-        nights.build(ds)
-        nights.score()
-        nights.publish()
-        assert len(nights.night.noted("recommendations_staged", made_by="score")) <= 7
+def test_the_basis_names_all_that_decides_a_list() -> None:
+    """A new setting of [scoring] must be put into the basis, or be known to decide nothing that is copied."""
+    vocabulary = Vocabulary(("books",), (["b1"],))
+    window = split_windows(datetime(2024, 1, 6, tzinfo=UTC), 1, 1)[-1]
+    task = ScoringTask(
+        model_folder="/models/syncrec-4-run", vocabulary_file="", version="4", domains=("books",), repeats=(),
+        max_length=3, serve=window, top_n=7, min_history=1, popular=(), shares=(),
+    )  # fmt: skip
+    basis = basis_of(task, vocabulary)
+    assert basis["model"] == "syncrec-4-run" and basis["top_n"] == 7 and basis["known_domains"] == ["books"]
+    assert set(Scoring.model_fields) - set(basis) == {"batch_users", "popularity_days", "reuse"}
