@@ -17,10 +17,10 @@ import multiprocessing
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import date
 from functools import cache
 from pathlib import Path
@@ -78,25 +78,37 @@ def write_log(
     manifest = folder / _MANIFEST
     found = json.loads(manifest.read_text(encoding="utf-8")) if manifest.exists() else {}
     if {key: found.get(key) for key in wanted} != wanted:
+        tell(f"writing {size.events:,} events and {size.new:,} of a night into {folder.name} ...")
         shutil.rmtree(folder, ignore_errors=True)
         for part in ("interactions", "items", "indexes"):
             (folder / part).mkdir(parents=True)
-        with _pool(processes) as pool:
-            _index_items(size, folder, pool, tell)
-            rows = _write_days(size, folder, pool, tell)
+        with _mapping(processes) as each:
+            _index_items(size, folder, each, tell)
+            rows = _write_days(size, folder, each, tell)
         shutil.rmtree(folder / "indexes")
         written = {"events": sum(rows[:-1]), "new_events": rows[-1], "bytes": _bytes(folder)}
         found = {**wanted, "written": written}
         manifest.with_suffix(".part").write_text(json.dumps(found, indent=1), encoding="utf-8")
         os.replace(manifest.with_suffix(".part"), manifest)
+    return read_log(folder)
+
+
+def read_log(folder: Path) -> LogFiles:
+    """Find a log that `write_log` has written."""
+    found = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+    size = LogSize(**{field.name: found[field.name] for field in fields(LogSize)})
     return LogFiles(folder=folder, size=size, **found["written"])
 
 
 @contextmanager
-def _pool(processes: int) -> Iterator[ProcessPoolExecutor]:
+def _mapping(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
+    """Give a `map` that works in several processes, or here for one."""
+    if processes == 1:
+        yield map
+        return
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
     with ProcessPoolExecutor(processes, mp_context=context) as pool:
-        yield pool
+        yield pool.map
 
 
 def _bytes(folder: Path) -> int:
@@ -106,11 +118,13 @@ def _bytes(folder: Path) -> int:
 # --- items --------------------------------------------------------------------------------------------------
 
 
-def _index_items(size: LogSize, folder: Path, pool: ProcessPoolExecutor, tell: Callable[[str], object]) -> None:
+def _index_items(
+    size: LogSize, folder: Path, each: Callable[..., Iterable[Any]], tell: Callable[[str], object]
+) -> None:
     """Find the first landing day of every item; write the items tables and, for the days, the indexes."""
     first_DV = [np.full(count, _NEVER, np.int16) for count in size.n_items]
     days = range(HISTORY_DAYS + 1)
-    for number, items_D in enumerate(pool.map(_items_of_day, [size] * len(days), days)):
+    for number, items_D in enumerate(each(_items_of_day, [size] * len(days), days)):
         for first_V, item in zip(first_DV, items_D, strict=True):
             first_V[item] = np.minimum(first_V[item], number)
         if number % 25 == 0:
@@ -151,10 +165,12 @@ def _items_table(code: int, items: Array, index_V: Array, first_V: Array) -> pa.
 # --- events -------------------------------------------------------------------------------------------------
 
 
-def _write_days(size: LogSize, folder: Path, pool: ProcessPoolExecutor, tell: Callable[[str], object]) -> list[int]:
+def _write_days(
+    size: LogSize, folder: Path, each: Callable[..., Iterable[Any]], tell: Callable[[str], object]
+) -> list[int]:
     rows = []
     days = range(HISTORY_DAYS + 1)
-    for number, count in enumerate(pool.map(_write_day, [size] * len(days), [folder] * len(days), days)):
+    for number, count in enumerate(each(_write_day, [size] * len(days), [folder] * len(days), days)):
         rows.append(count)
         if number % 25 == 0:
             tell(f"  landing day {number} of {HISTORY_DAYS} written")
@@ -175,6 +191,7 @@ def events_table(day: Day, number: int, indexes_DV: Sequence[Array]) -> pa.Table
     for code, index_V in enumerate(indexes_DV, start=1):
         index_E[day.code_E == code] = index_V[day.item_E[day.code_E == code]]
     place_E = pa.array(day.code_E - 1)
+    arrived = pa.array(np.full(len(day.user_E), landing_day(number), "datetime64[D]"))
     columns = {
         "user_id": _named("U", day.user_E),
         "item_id": _named("B", day.item_E),
@@ -184,7 +201,8 @@ def events_table(day: Day, number: int, indexes_DV: Sequence[Array]) -> pa.Table
         "event_id": pa.array(day.event_id_E),
         "event_day": pa.array((day.micros_E // DAY).astype("datetime64[D]")),
         "source": pa.array([f"{name}_log" for name in DOMAINS]).take(place_E),
-        "arrival_ds": pa.array(np.full(len(day.user_E), landing_day(number), "datetime64[D]")),
+        "known_ds": arrived,
+        "arrival_ds": arrived,
     }
     return _as_table(columns, INTERACTIONS.arrow_schema)
 

@@ -66,7 +66,7 @@ class LogSize:
     @property
     def n_users(self) -> int:
         """Users there are; some never come."""
-        return self.events // 20
+        return self.events // 15
 
     @property
     def n_items(self) -> tuple[int, ...]:
