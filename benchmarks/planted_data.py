@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from jobs.build_sequences import split_windows
 from jobs.sample_laws import DOMAINS, SampleSettings
 from jobs.sample_world import simulate
 from jobs.settings import Settings
+from jobs.splits import split_windows
 from syncrec_model import SequenceSet
 
 Array = NDArray[Any]

@@ -87,7 +87,7 @@ with DAG(
     )
     build_sequences = step(
         "build_sequences",
-        "`interactions` to `cross_sequences` and `single_sequences`, cut by time, audited.",
+        "New `interactions` merged into the rows of their users in `sequences`, audited.",
         hours=3,
     )
     train = step(

@@ -20,7 +20,6 @@ os.environ["GX_ANALYTICS_ENABLED"] = "False"  # read when Great Expectations is 
 import great_expectations.expectations as gxe
 from great_expectations.expectations import Expectation
 
-from jobs.schemas import CROSS_SEQUENCES, SINGLE_SEQUENCES, SPLITS
 from jobs.settings import Settings
 
 FIRST_MOMENT = datetime(1970, 1, 2, tzinfo=UTC)
@@ -70,6 +69,8 @@ def interactions_suite(settings: Settings, first_arrival: date, last_arrival: da
         RowRule(f"ts lies on or after {FIRST_MOMENT:%Y-%m-%d}", ts >= F.lit(FIRST_MOMENT)),
         RowRule("event_day is the day of ts", F.col("event_day") == F.to_date(ts)),
         RowRule("event_id is the hash of the event", F.col("event_id") == event_hash),
+        RowRule("item_index is at least 1", F.col("item_index") >= 1),
+        RowRule("known_ds is arrival_ds or later", F.col("known_ds") >= arrival),
         RowRule(f"arrival_ds is {days}", arrival.between(F.lit(first_arrival), F.lit(last_arrival))),
         _unique("user_id", "item_id", "domain", "ts"),
     ]
@@ -92,75 +93,31 @@ def items_suite(items: DataFrame) -> tuple[DataFrame, Suite]:
     ]
 
 
-def _padded(column: str, real: Column, max_length: int) -> Column:
-    """The array has T entries: zeros first, then exactly `real` entries above zero."""
-    array = F.col(column)
-    padding = F.slice(array, F.lit(1), max_length - real)
-    return (
-        (F.size(array) == max_length)
-        & (F.array_min(array) >= 0)
-        & (F.size(F.array_remove(array, 0)) == real)
-        & ((real == max_length) | (F.array_max(padding) == 0))
-    )
-
-
-def _real(column: str) -> Column:
-    return F.size(F.array_remove(F.col(column), 0))
-
-
-def _sorted(column: str) -> Column:
-    return F.sort_array(F.col(column)) == F.col(column)
-
-
-def _any_sequence(real: Column, arrays: Sequence[str], max_length: int, cutoff: datetime) -> list[RowRule]:
-    """What holds for both kinds of sequences; `arrays` are left-padded with zeros."""
-    ds = cutoff.date() - timedelta(days=1)
-    sizes, padding = F.lit(True), F.lit(True)
-    for name in ("item_indexes", "places" if "domain_codes" not in arrays else "domain_codes", "times"):
-        sizes = sizes & (F.size(name) == max_length)
-    for name in arrays:
-        padding = padding & _padded(name, real, max_length)
-    before = F.array_max("times") < int(cutoff.timestamp()) * 1_000_000
+def sequences_suite(settings: Settings, cutoff: datetime) -> Suite:
+    """Rules for the rows of `sequences` of one night; `cutoff` is the midnight after its day."""
+    n_domains, ds = len(settings.domain_names), cutoff.date() - timedelta(days=1)
+    items, codes, times, older = (F.col(name) for name in ("items", "domains", "times", "older_items"))
+    sizes = (F.size(items) == F.size(codes)) & (F.size(items) == F.size(times))
+    sizes &= (F.size(items) == F.size("event_ids")) & (F.size(items) > 0)
+    order = F.arrays_zip("times", "event_ids")
+    before = F.array_max(times) < int(cutoff.timestamp()) * 1_000_000
+    distinct = F.size(F.array_distinct(older)) == F.size(older)
+    first, last = (F.shiftright(F.try_element_at("older_items", F.lit(place)), 32) for place in (1, -1))
     return [
-        RowRule(f"the arrays have {max_length} entries each", sizes),
-        RowRule(f"padding comes first, at the same steps of {', '.join(arrays)}", padding),
-        RowRule("times never decrease", _sorted("times")),
+        *_present("user_id"),
+        gxe.ExpectColumnValuesToBeUnique(column="user_id", description="user_id is unique"),
+        RowRule("the four arrays have one length, at least 1", sizes),
+        RowRule("kept events come in order of time, then event_id", F.sort_array(order) == order),
         RowRule("every time lies before the cutoff", before),
-        RowRule("length counts at least the events shown", F.col("length") >= real),
+        RowRule(
+            f"domain codes lie within 1..{n_domains}", F.forall(codes, lambda code: code.between(1, n_domains))
+        ),
+        RowRule("item indexes are at least 1", F.array_min(items) >= 1),
+        RowRule("older items are ascending, each once", (F.sort_array(older) == older) & distinct),
+        RowRule("older items have domain codes", (F.size(older) == 0) | ((first >= 1) & (last <= n_domains))),
+        RowRule("n_events counts at least the events kept", F.col("n_events") >= F.size(items)),
         RowRule(f"ds is {ds}", F.col("ds") == F.lit(ds)),
     ]
-
-
-def sequences_suites(settings: Settings, cutoff: datetime) -> dict[str, Suite]:
-    """Rules for both sequence tables of one night, by table; `cutoff` is the midnight after its day."""
-    length, domains = settings.sequences.max_length, settings.domain_names
-    codes, places = F.col("domain_codes"), F.col("places")
-    code_range = (F.array_min(codes) >= 0) & (F.array_max(codes) <= len(domains))
-    place_range = (F.array_min(places) >= -1) & (F.array_max(places) < length)
-    shared = F.array_remove(places, -1)
-    increasing = (
-        _sorted("places")
-        & (F.size(F.array_distinct(shared)) == F.size(shared))
-        & (F.size(shared) <= _real("item_indexes"))
-    )
-    return {
-        CROSS_SEQUENCES.name: [
-            *_present("user_id"),
-            _one_of("split", SPLITS),
-            *_any_sequence(_real("domain_codes"), ("item_indexes", "domain_codes", "times"), length, cutoff),
-            RowRule(f"domain codes lie within 0..{len(domains)}", code_range),
-            _unique("user_id", "split"),
-        ],
-        SINGLE_SEQUENCES.name: [
-            *_present("user_id"),
-            _one_of("domain", domains),
-            _one_of("split", SPLITS),
-            *_any_sequence(_real("item_indexes"), ("item_indexes", "times"), length, cutoff),
-            RowRule(f"places lie within -1..{length - 1}", place_range),
-            RowRule("places increase, -1 first, and padding has none", increasing),
-            _unique("user_id", "domain", "split"),
-        ],
-    }
 
 
 def recommendations_suite(

@@ -28,7 +28,7 @@ from jobs.audit_rules import (  # before Great Expectations: it tells it to send
     interactions_suite,
     items_suite,
     recommendations_suite,
-    sequences_suites,
+    sequences_suite,
 )
 
 import great_expectations as gx  # isort: skip
@@ -224,5 +224,5 @@ __all__ = [
     "record_audits",
     "require",
     "run_suite",
-    "sequences_suites",
+    "sequences_suite",
 ]

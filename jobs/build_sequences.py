@@ -1,262 +1,217 @@
-"""Build the padded cross- and single-domain sequence tables of one night from all events up to its cutoff.
+"""Merge the new events of a night into the rows of their users, in the table `sequences`.
 
-One shuffle by user serves both tables: each user's history is collected and sorted once, by the total order
-(ts, event_id), then cut by time into the splits:
+    python -m jobs.build_sequences --ds 2024-01-29           what changed since the night before; all where it must
+    python -m jobs.build_sequences --ds 2024-01-29 --full    all users from all events
 
-    train   events before the validation window
-    valid   ... and the validation window; its events are the ones to predict
-    test    ... and the test window, which ends with ds; its events are the ones to predict
-    serve   everything before the cutoff: what tonight's recommendations start from
-
-A row holds the last T events. Rows of valid and test exist only where the window holds an event of the user.
+A night reads the events that arrived since the night before it and the rows of their users, and writes these rows
+anew (jobs.sequence_rows). It builds everything anew, and says why, where there is no earlier night, where settings
+that rows depend on have changed, or where something that the night before had read was replaced
+(jobs.sequence_nights).
+Now and then it writes all users' latest rows, so that reading a state stays cheap.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
-from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
-from typing import NamedTuple
 
-from pyiceberg.expressions import EqualTo, LessThanOrEqual
-from pyspark import StorageLevel
-from pyspark.sql import Column, DataFrame
+from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThan, LessThanOrEqual
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from jobs.audit_rules import sequences_suites
-from jobs.audits import record_audits, require, run_suite
+from jobs.audit_rules import sequences_suite
+from jobs.audits import AuditResult, record_audits, require, run_suite
 from jobs.command import Run, run_job
 from jobs.errors import JobError
+from jobs.ingest_checks import row_count
 from jobs.lakehouse import Lakehouse, data_files
 from jobs.night import Night
-from jobs.schemas import CROSS_SEQUENCES, SINGLE_SEQUENCES
+from jobs.schemas import INTERACTIONS, SEQUENCES
+from jobs.sequence_nights import SequenceNight, find_previous, past_nights, shape_of
+from jobs.sequence_rows import event_rows, latest_rows, merge, planned, rows_of_users
 from jobs.spark import spark_session
 
 log = logging.getLogger("syncrec")
-EVER = datetime(1900, 1, 1, tzinfo=UTC)
 
 
-class Window(NamedTuple):
-    """One split: events before `cut` count; a user needs an event at or after `start` to have a row in it."""
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a night does. previous: the night it builds on, None for a full build; earlier: the run of this very
+    night that it replaces; parent: the snapshot of `sequences` that it looks at.
+    """
 
-    split: str
-    start: datetime
-    cut: datetime
-
-
-def split_windows(cutoff: datetime, valid_days: int, test_days: int) -> tuple[Window, ...]:
-    """The four splits of the night that ends at `cutoff`, cut by event time."""
-    test_start = cutoff - timedelta(days=test_days)
-    valid_start = test_start - timedelta(days=valid_days)
-    return (
-        Window("train", EVER, valid_start),
-        Window("valid", valid_start, test_start),
-        Window("test", test_start, cutoff),
-        Window("serve", EVER, cutoff),
-    )
+    previous: SequenceNight | None
+    earlier: SequenceNight | None
+    reason: str
+    parent: int | None
 
 
-def user_histories(
-    interactions: DataFrame, items: DataFrame, domains: Sequence[str], cutoff: datetime
+def make_plan(run: Run, lakehouse: Lakehouse, interactions: int | None) -> Plan:
+    """Find out whether the night can build on the one before it."""
+    parent = lakehouse.current_snapshot(SEQUENCES.name)
+    earlier = next((n for n in past_nights(lakehouse, parent) if n.ds == run.ds), None)
+    if run.arguments.full:
+        return Plan(previous=None, earlier=earlier, reason="--full asked for it", parent=parent)
+    previous, reason = find_previous(lakehouse, parent, run.ds, shape_of(run.settings), interactions)
+    return Plan(previous=previous, earlier=earlier, reason=reason, parent=parent)
+
+
+def arrived_events(
+    run: Run, spark: SparkSession, lakehouse: Lakehouse, interactions: int | None, previous: SequenceNight | None
 ) -> DataFrame:
-    """Each user's whole history before the cutoff in the total order, exact duplicates once.
-
-    Parameters
-    ----------
-    interactions
-        The interactions table, events that arrived up to ds only.
-    items
-        The items table, items known at ds only.
-    domains
-        The domain names; place + 1 is the domain code.
-    cutoff
-        Nothing at or after it counts.
-
-    Returns
-    -------
-    DataFrame
-        user_id, history: array of (time in microseconds, event_id, code, item_index).
-    """
-    codes = F.create_map(*[F.lit(v) for code, name in enumerate(domains, 1) for v in (name, code)])
-    events = (
-        interactions.where(F.col("ts") < F.lit(cutoff))
-        .join(items.select("domain", "item_id", "item_index"), ["domain", "item_id"])
-        .select(
-            "user_id",
-            F.struct(
-                F.unix_micros("ts").alias("time"), "event_id", codes[F.col("domain")].alias("code"), "item_index"
-            ).alias("event"),
-        )
-        .where(F.col("event.code").isNotNull())
-    )
-    history = F.col("history")
-    first_of_its_kind = F.filter(
-        history,
-        lambda event, i: (i == 0) | (event != F.get(history, F.greatest(i - 1, F.lit(0)))),
-    )
-    return (
-        events.groupBy("user_id")
-        .agg(F.sort_array(F.collect_list("event")).alias("history"))
-        .select("user_id", first_of_its_kind.alias("history"))
-    )
-
-
-def split_histories(histories: DataFrame, windows: Sequence[Window], max_length: int) -> DataFrame:
-    """Cut every history into its splits.
-
-    Returns
-    -------
-    DataFrame
-        user_id, split, length, history: array of (event, place); place is the event's step in the padded cross
-        sequence, -1 where it is older than the window of `max_length` events.
-    """
-    splits = F.explode(
-        F.array(
-            *[
-                F.struct(
-                    F.lit(w.split).alias("split"),
-                    F.unix_micros(F.lit(w.cut)).alias("cut"),
-                    F.unix_micros(F.lit(w.start)).alias("start"),
-                )
-                for w in windows
-            ]
-        )
-    )
-    cut = (
-        histories.select("user_id", "history", splits.alias("window"))
-        .select(
-            "user_id",
-            "window",
-            F.filter("history", lambda event: event["time"] < F.col("window.cut")).alias("history"),
-        )
-        .withColumn("length", F.size("history"))
-        .where((F.col("length") > 0) & (F.element_at("history", -1)["time"] >= F.col("window.start")))
-    )
-    placed = F.transform(
-        "history",
-        lambda event, i: F.struct(
-            event.alias("event"), F.greatest(i - F.col("length") + max_length, F.lit(-1)).alias("place")
-        ),
-    )
-    return cut.select("user_id", F.col("window.split").alias("split"), "length", placed.alias("history"))
-
-
-def cross_sequences(splits: DataFrame, max_length: int) -> DataFrame:
-    """One row a user and split: the last `max_length` events of all domains, left-padded with 0."""
-    recent = splits.withColumn("recent", F.slice("history", -_kept(max_length), _kept(max_length)))
-    return recent.select(
-        "user_id",
-        "split",
-        _padded(F.transform("recent", lambda x: x["event"]["item_index"]), max_length, "int").alias("item_indexes"),
-        _padded(F.transform("recent", lambda x: x["event"]["code"]), max_length, "int").alias("domain_codes"),
-        _padded(F.transform("recent", lambda x: x["event"]["time"]), max_length, "bigint").alias("times"),
-        "length",
-    )
-
-
-def single_sequences(splits: DataFrame, domains: Sequence[str], max_length: int) -> DataFrame:
-    """One row a user, domain and split with events: its last `max_length` events, left-padded with 0."""
-    by_domain = F.explode(
-        F.array(
-            *[
-                F.struct(
-                    F.lit(name).alias("domain"),
-                    F.filter("history", _is_of(code)).alias("history"),
-                )
-                for code, name in enumerate(domains, 1)
-            ]
-        )
-    )
-    recent = (
-        splits.select("user_id", "split", by_domain.alias("single"))
-        .select("user_id", "split", "single.*")
-        .withColumn("length", F.size("history"))
-        .where("length > 0")
-        .withColumn("recent", F.slice("history", -_kept(max_length), _kept(max_length)))
-    )
-    return recent.select(
-        "user_id",
-        "domain",
-        "split",
-        _padded(F.transform("recent", lambda x: x["event"]["item_index"]), max_length, "int").alias("item_indexes"),
-        _padded(F.transform("recent", lambda x: x["place"]), max_length, "int", padding=-1).alias("places"),
-        _padded(F.transform("recent", lambda x: x["event"]["time"]), max_length, "bigint").alias("times"),
-        "length",
-    )
-
-
-def _is_of(code: int) -> Callable[[Column], Column]:
-    return lambda x: x["event"]["code"] == code
-
-
-def _kept(max_length: int) -> Column:
-    return F.least(F.col("length"), F.lit(max_length))
-
-
-def _padded(values: Column, max_length: int, kind: str, padding: int = 0) -> Column:
-    blanks = F.array_repeat(F.lit(padding).cast(kind), max_length - F.size(values))
-    return F.concat(blanks, values.cast(f"array<{kind}>"))
+    """The events that the night counts and the night before did not; every one in a full build."""
+    where: BooleanExpression = LessThanOrEqual("arrival_ds", run.ds.isoformat())
+    known = F.col("known_ds") <= F.lit(run.ds)
+    if previous is not None:  # in the files of earlier arrival days: only events of items that were not known then
+        where = And(where, GreaterThan("known_ds", previous.ds.isoformat()))
+        known &= F.col("known_ds") > F.lit(previous.ds)
+    events = lakehouse.read(spark, INTERACTIONS.name, interactions, where).where(known)
+    return event_rows(events, run.settings.domain_names, run.cutoff)
 
 
 def build(run: Run) -> str:
-    """Stage, audit and publish both sequence tables of the night."""
-    settings = run.settings
-    lakehouse = Lakehouse(settings)
+    """Stage, audit and publish the rows of the night."""
+    lakehouse = Lakehouse(run.settings)
     lakehouse.create_tables()
     night = Night(run, lakehouse)
-    ds = run.ds.isoformat()
-    with spark_session(settings, f"build_sequences {ds}") as spark:
-        known = LessThanOrEqual("arrival_ds", ds)
-        interactions = lakehouse.read(spark, "interactions", night.snapshot("interactions"), known)
-        items = lakehouse.read(spark, "items", night.snapshot("items"))
-        arrived = F.col("arrival_ds") <= F.lit(run.ds)
-        windows = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)
-        length = settings.sequences.max_length
-        splits = split_histories(
-            user_histories(interactions.where(arrived), items.where(arrived), settings.domain_names, run.cutoff),
-            windows,
-            length,
-        ).persist(StorageLevel.DISK_ONLY)
-        frames = {
-            CROSS_SEQUENCES.name: cross_sequences(splits, length),
-            SINGLE_SEQUENCES.name: single_sequences(splits, settings.domain_names, length),
-        }
-        folders: dict[str, Path] = {}
-        for name, frame in frames.items():
-            folders[name] = lakehouse.stage_folder(name, run.ds, run.run_id)
-            frame.withColumn("ds", F.lit(run.ds)).write.parquet(str(folders[name]))
-        splits.unpersist()
-        results = []
-        for name, expectations in sequences_suites(settings, run.cutoff).items():
-            staged = spark.read.parquet(str(folders[name]))
-            results += run_suite(name, staged, expectations)
+    interactions = night.snapshot(INTERACTIONS.name)
+    plan = make_plan(run, lakehouse, interactions)
+    log.info("%s: %s", "incremental" if plan.previous else "full rebuild", plan.reason)
+    with spark_session(run.settings, f"build_sequences {run.ds}") as spark, planned(spark):
+        arrived = arrived_events(run, spark, lakehouse, interactions, plan.previous)
+        came = arrived.count()
+        if not came and plan.previous is None:
+            raise JobError(f"no event before {run.cutoff:%Y-%m-%d %H:%M} UTC: ingest a day with events first")
+        folder, accounts = _merge(run, spark, lakehouse, arrived, came, plan)
+        made = _describe(run, plan, interactions, came)
+        if reason := _why_all(run, lakehouse, plan, _rows(folder)):
+            log.info("all rows are written: %s", reason)
+            made = replace(made, kind="compacted", base_ds=run.ds, reason=reason)
+            folder = _rewrite(run, spark, lakehouse, plan, folder)
+            words = f"{made.events - came:,} of the night before + {came:,} that arrived"
+            accounts.append(_account("n_events of all users", _n_events(spark, folder), made.events, words))
+        results = list(accounts)
+        if files := data_files(folder):
+            staged = spark.read.schema(SEQUENCES.spark_ddl).parquet(*files)
+            results += run_suite(SEQUENCES.name, staged, sequences_suite(run.settings, run.cutoff))
         record_audits(lakehouse, results, run.ds, run.run_id)
-        require(results)
-    return _publish(run, lakehouse, night, folders)
+        require(results, staged=folder)
+    return _publish(run, lakehouse, night, made, folder)
 
 
-def _publish(run: Run, lakehouse: Lakehouse, night: Night, folders: dict[str, Path]) -> str:
-    staged = {name: data_files(folder) for name, folder in folders.items()}
-    if not staged[CROSS_SEQUENCES.name]:
-        raise JobError(f"no event before {run.cutoff:%Y-%m-%d %H:%M} UTC: ingest a day with events first")
-    for name, files in staged.items():
-        snapshot = lakehouse.replace(
-            name,
-            EqualTo("ds", run.ds.isoformat()),
-            files,
-            ds=run.ds,
-            run_id=run.run_id,
-            properties={"interactions_snapshot": night.snapshot("interactions")},
-        )
-        night.pin(name, snapshot)
-        log.info("%s: day %s published as snapshot %s", name, run.ds, snapshot)
-    return f"sequences of {run.ds} published"
+def _merge(
+    run: Run, spark: SparkSession, lakehouse: Lakehouse, arrived: DataFrame, came: int, plan: Plan
+) -> tuple[Path, list[AuditResult]]:
+    """Write the rows of the users with new events, and account for every event of theirs."""
+    own, old, before = run.settings.sequences, None, 0
+    if plan.previous is not None:
+        state = _state(spark, lakehouse, plan.previous)
+        old = rows_of_users(state, arrived)
+        counted = rows_of_users(state.select("user_id", "n_events", "ds"), arrived).agg(F.sum("n_events")).first()
+        before = int(counted[0] or 0) if counted else 0
+    start = run.cutoff - timedelta(days=own.valid_days + own.test_days)
+    rows = merge(arrived, old, max_length=own.max_length, window_start=start)
+    folder = _write(run, lakehouse, rows)
+    words = f"{before:,} of the night before + {came:,} that arrived"
+    return folder, [_account("n_events of the changed users", _n_events(spark, folder), before + came, words)]
+
+
+def _state(spark: SparkSession, lakehouse: Lakehouse, night: SequenceNight) -> DataFrame:
+    """The rows of a night's state, also those that later rows of their users replace."""
+    rows = lakehouse.read(spark, SEQUENCES.name, night.snapshot, night.rows())
+    return rows.where(F.col("ds").between(F.lit(night.base_ds), F.lit(night.ds)))
+
+
+def _write(run: Run, lakehouse: Lakehouse, rows: DataFrame) -> Path:
+    folder = lakehouse.stage_folder(SEQUENCES.name, run.ds, run.run_id)
+    rows.withColumn("ds", F.lit(run.ds)).select(*SEQUENCES.column_names).write.parquet(str(folder))
+    return folder
+
+
+def _rows(folder: Path) -> int:
+    return row_count(data_files(folder))
+
+
+def _n_events(spark: SparkSession, folder: Path) -> int:
+    files = data_files(folder)
+    counted = spark.read.parquet(*files).agg(F.sum("n_events")).first() if files else None
+    return int(counted[0]) if counted else 0
+
+
+def _account(what: str, found: int, expected: int, words: str) -> AuditResult:
+    rule = f"{what} = those of the night before + the events that arrived"
+    return AuditResult(
+        table_name=SEQUENCES.name, rule=rule, success=found == expected, observed=f"{found:,} = {words}"
+    )
+
+
+def _describe(run: Run, plan: Plan, interactions: int | None, came: int) -> SequenceNight:
+    previous = plan.previous
+    return SequenceNight(
+        ds=run.ds,
+        base_ds=previous.base_ds if previous else run.ds,
+        previous_ds=previous.ds if previous else None,
+        previous_snapshot=plan.parent if previous else None,
+        interactions_snapshot=interactions,
+        shape=shape_of(run.settings),
+        kind="incremental" if previous else "full",
+        reason=plan.reason,
+        events=came + (previous.events if previous else 0),
+    )
+
+
+def _why_all(run: Run, lakehouse: Lakehouse, plan: Plan, tonight: int) -> str:
+    """Why an incremental night writes the rows of all users, in words; '' where it need not."""
+    if plan.previous is None:
+        return ""
+    if plan.earlier is not None and plan.earlier.base_ds == run.ds:
+        return "an earlier run of this night did, and later nights may count on them"
+    base, share = plan.previous.base_ds, run.settings.sequences.compact_share
+    files = lakehouse.partitions(SEQUENCES.name, plan.previous.snapshot, plan.previous.rows())
+    rows = {day: sum(own.values()) for day, own in files.items()}
+    changed, users = tonight + sum(rows.values()) - rows[base], rows[base]
+    if changed <= share * users:
+        return ""
+    return f"{changed:,} rows of changed users since {base} are more than {share} of its {users:,} users"
+
+
+def _rewrite(run: Run, spark: SparkSession, lakehouse: Lakehouse, plan: Plan, tonight: Path) -> Path:
+    """Write all users' latest rows; tonight's own, staged already, are among them."""
+    assert plan.previous is not None
+    state = _state(spark, lakehouse, plan.previous)
+    if files := data_files(tonight):
+        state = state.unionByName(spark.read.schema(SEQUENCES.spark_ddl).parquet(*files))
+    folder = _write(run, lakehouse, latest_rows(state).drop("ds"))
+    shutil.rmtree(tonight, ignore_errors=True)
+    return folder
+
+
+def _publish(run: Run, lakehouse: Lakehouse, night: Night, made: SequenceNight, folder: Path) -> str:
+    snapshot = lakehouse.replace(
+        SEQUENCES.name,
+        EqualTo("ds", run.ds.isoformat()),
+        data_files(folder),
+        ds=run.ds,
+        run_id=run.run_id,
+        properties=made.properties(),
+        even_if_empty=True,
+    )
+    night.pin(SEQUENCES.name, snapshot)
+    return f"{made.kind}: rows of {_rows(folder):,} users of {run.ds} published as snapshot {snapshot}"
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--full", action="store_true", help="build all users from all events, whatever there is")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the job from the command line."""
-    return run_job(build, argv)
+    return run_job(build, argv, arguments=_add_arguments)
 
 
 if __name__ == "__main__":

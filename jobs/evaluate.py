@@ -18,7 +18,6 @@ import numpy as np
 import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
-from jobs.build_sequences import split_windows
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
@@ -27,6 +26,7 @@ from jobs.night import Night
 from jobs.registry import CHAMPION, Registry, Version
 from jobs.schemas import DOMAIN_METRICS
 from jobs.sequence_sets import count_events, read_sequences, read_vocabulary
+from jobs.splits import split_windows
 from jobs.train import metric_name
 from syncrec_model import (
     CaseRanks,
@@ -117,7 +117,7 @@ def evaluate(run: Run) -> str:
         raise JobError(f"no version was registered for {ds} by run '{night.run_id}': run train first")
     vocabulary = read_vocabulary(lakehouse, night, run.ds, settings.domain_names)
     window = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[2]
-    test_set = read_sequences(lakehouse, night, run.ds, "test", vocabulary, settings.domain_names, window.start)
+    (test_set,) = read_sequences(run, lakehouse, night, vocabulary, "test")
     repeats = settings.repeating_domains
     rows: list[dict[str, Any]] = []
     for role, version in _versions(registry, challenger):

@@ -117,7 +117,7 @@ def run_gate(run: Run) -> str:
     settings, ds = run.settings, run.ds.isoformat()
     lakehouse = Lakehouse(settings)
     night = Night(run, lakehouse)
-    if night.snapshot("cross_sequences") is None:
+    if night.snapshot("sequences") is None:
         raise JobError("run build_sequences first: this night has no sequences")
     registry = Registry(settings)
     champion = _champion_of(run, lakehouse, registry)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from pyiceberg.expressions import And, GreaterThanOrEqual, LessThan, LessThanOrEqual
+from pyiceberg.expressions import And, BooleanExpression, GreaterThanOrEqual, LessThan, LessThanOrEqual, Or
 from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
@@ -100,7 +100,8 @@ def transform(judged: DataFrame, earlier: DataFrame) -> Ingested:
     Returns
     -------
     Ingested
-        Events as in the table `interactions`, of several copies the one that arrived first.
+        Events as in the table `interactions` but for what `with_indexes` adds, of several copies the one that
+        arrived first.
     """
     rejected = judged.where("reason is not null").select(*REJECTED_INTERACTIONS.column_names)
     known = earlier.select(*EVENT).distinct().withColumn("known", F.lit(True))
@@ -116,7 +117,7 @@ def transform(judged: DataFrame, earlier: DataFrame) -> Ingested:
         distinct.where("known is null")
         .withColumn("event_id", F.xxhash64(*EVENT))
         .withColumn("event_day", F.to_date("ts"))
-        .select(*INTERACTIONS.column_names)
+        .drop("rows", "known")
     )
     kept = F.when(F.col("known").isNull(), 1).otherwise(0)
     copies = distinct.select("source", "arrival_ds", (F.col("rows") - kept).alias("copies")).where("copies > 0")
@@ -139,6 +140,20 @@ def assign_indexes(events: DataFrame, items: DataFrame) -> DataFrame:
         .withColumn("item_index", (F.coalesce("taken", F.lit(0)) + F.col("place")).cast("int"))
         .withColumn("arrival_ds", F.greatest("arrival_ds", "newest"))  # greatest passes over nulls
         .select(*ITEMS.column_names)
+    )
+
+
+def with_indexes(events: DataFrame, items: DataFrame) -> DataFrame:
+    """Add each event's item index, so that nothing ever has to join all events with all items again.
+
+    `known_ds` is the first night that counts the event. That is the day it arrived, but where an old day that is
+    ingested again brings an item for the first time: its nights do not know the item, whose index is newer.
+    """
+    numbered = items.select("domain", "item_id", "item_index", F.col("arrival_ds").alias("numbered"))
+    return (
+        events.join(numbered, ["domain", "item_id"])
+        .withColumn("known_ds", F.greatest("arrival_ds", "numbered"))
+        .select(*INTERACTIONS.column_names)
     )
 
 
@@ -165,19 +180,35 @@ def stage(frame: DataFrame, folder: Path, by: str, *, largest: int = 0) -> list[
     return data_files(folder)
 
 
+def day_ranges(days: Sequence[date], most: int = 50) -> list[tuple[date, date]]:
+    """At most so many ranges that hold all of the days, with the widest gaps between them left out."""
+    ordered = sorted(set(days))
+    gaps = sorted(range(1, len(ordered)), key=lambda place: ordered[place - 1] - ordered[place])[: most - 1]
+    starts = [0, *sorted(gaps)] if ordered else []
+    return [(ordered[a], ordered[b - 1]) for a, b in zip(starts, [*starts[1:], len(ordered)], strict=True)]
+
+
+def earlier_where(days: Sequence[date], first: date) -> BooleanExpression:
+    """Files that may hold events of these days from before `first`; one very late day opens its own alone."""
+    spans = [
+        And(GreaterThanOrEqual("event_day", low.isoformat()), LessThanOrEqual("event_day", high.isoformat()))
+        for low, high in day_ranges(days)
+    ]
+    arrived = And(
+        GreaterThanOrEqual("arrival_ds", min(days).isoformat()), LessThan("arrival_ds", first.isoformat())
+    )
+    return And(arrived, Or(*spans) if len(spans) > 1 else spans[0])
+
+
 def _earlier_events(spark: SparkSession, lakehouse: Lakehouse, judged: DataFrame, first: date) -> DataFrame:
     """Published events of earlier arrival days, as far as their event days occur among these rows."""
     snapshot = lakehouse.current_snapshot(INTERACTIONS.name)
-    sound = judged.where("reason is null").agg(F.min("ts"), F.max("ts")).first()
-    if snapshot is None or sound is None or sound[0] is None:
+    sound = judged.where("reason is null").select(F.to_date("ts").alias("day")).distinct()
+    days = [row.day for row in sound.collect()] if snapshot is not None else []
+    if not days:
         return spark.createDataFrame([], INTERACTIONS.spark_ddl)
-    low, high = sound[0].date(), sound[1].date()
-    where = And(
-        LessThan("arrival_ds", first.isoformat()),
-        And(GreaterThanOrEqual("event_day", low.isoformat()), LessThanOrEqual("event_day", high.isoformat())),
-    )
-    published = lakehouse.read(spark, INTERACTIONS.name, snapshot, where)
-    return published.where((F.col("arrival_ds") < F.lit(first)) & F.col("event_day").between(low, high))
+    published = lakehouse.read(spark, INTERACTIONS.name, snapshot, earlier_where(days, first))
+    return published.where((F.col("arrival_ds") < F.lit(first)) & F.col("event_day").isin(days))
 
 
 @contextmanager
@@ -231,16 +262,18 @@ def _stage(run: Run, spark: SparkSession, lakehouse: Lakehouse, parts: Ingested,
         for name in (REJECTED_INTERACTIONS.name, ITEMS.name, INTERACTIONS.name)
     }
     by = REJECTED_INTERACTIONS.partition
-    files = {
-        REJECTED_INTERACTIONS.name: stage(parts.rejected, folders[REJECTED_INTERACTIONS.name], by),
-        INTERACTIONS.name: stage(parts.events, folders[INTERACTIONS.name], by, largest=largest),
-        ITEMS.name: [],
-    }
     parent = lakehouse.current_snapshot(ITEMS.name)
-    if files[INTERACTIONS.name]:
-        events = spark.read.schema(INTERACTIONS.spark_ddl).parquet(*files[INTERACTIONS.name])
-        fresh = assign_indexes(events, lakehouse.read(spark, ITEMS.name, parent))
-        files[ITEMS.name] = stage(fresh, folders[ITEMS.name], ITEMS.partition)
+    items = lakehouse.read(spark, ITEMS.name, parent)
+    rejected = stage(parts.rejected, folders[REJECTED_INTERACTIONS.name], by)
+    fresh = stage(assign_indexes(parts.events, items), folders[ITEMS.name], ITEMS.partition)
+    if fresh:
+        items = items.unionByName(spark.read.schema(ITEMS.spark_ddl).parquet(*fresh))
+    events = with_indexes(parts.events, items)
+    files = {
+        REJECTED_INTERACTIONS.name: rejected,
+        ITEMS.name: fresh,
+        INTERACTIONS.name: stage(events, folders[INTERACTIONS.name], by, largest=largest),
+    }
     return Staged(folders=folders, files=files, items_parent=parent)
 
 

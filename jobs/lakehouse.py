@@ -11,7 +11,7 @@ import contextlib
 import logging
 import uuid
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, ValidationException
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
 from pyiceberg.table import Table as IcebergTable
+from pyiceberg.table.snapshots import ancestors_of
 from pyiceberg.transforms import IdentityTransform
 from pyspark.sql import DataFrame, SparkSession
 
@@ -55,13 +56,29 @@ class Lakehouse:
             ) from error
 
     def create_tables(self) -> None:
-        """Make the namespace and every table that does not exist yet."""
+        """Make the namespace and every table that does not exist yet.
+
+        Raises
+        ------
+        JobError
+            A table that exists lacks a column: an older version of the jobs made it.
+        """
         with contextlib.suppress(NamespaceAlreadyExistsError):
             self.catalog.create_namespace(NAMESPACE)
         present = {name for _, name in self.catalog.list_tables(NAMESPACE)}
         for table in TABLES.values():
-            if table.name not in present:
+            if table.name in present:
+                self._check_columns(table)
+            else:
                 self._create(table)
+
+    def _check_columns(self, table: Table) -> None:
+        known = {field.name for field in self.table(table.name).schema().fields}
+        if missing := [name for name in table.column_names if name not in known]:
+            raise JobError(
+                f"table {table.name} in {self.warehouse} is of an older version, without {', '.join(missing)}: "
+                "give the project a new state_dir (or make clean) and ingest its landing days anew"
+            )
 
     def _create(self, table: Table) -> None:
         created = self.catalog.create_table_if_not_exists(
@@ -94,6 +111,19 @@ class Lakehouse:
                 return str(summary.get("syncrec.run_id"))
         return None
 
+    def history(self, name: str, snapshot: int | None) -> Iterator[tuple[int, dict[str, str]]]:
+        """Ids and summaries (without the prefix `syncrec.`) of a snapshot and those before it, newest first."""
+        metadata = self.table(name).metadata
+        current = metadata.snapshot_by_id(snapshot) if snapshot is not None else None
+        for past in ancestors_of(current, metadata):
+            values = past.summary.additional_properties if past.summary else {}
+            own = {key: value for key, value in values.items() if key.startswith("syncrec.")}
+            yield past.snapshot_id, {key.removeprefix("syncrec."): value for key, value in own.items()}
+
+    def has_snapshot(self, name: str, snapshot: int) -> bool:
+        """Whether the snapshot is still kept."""
+        return self.table(name).metadata.snapshot_by_id(snapshot) is not None
+
     def metadata_location(self, name: str) -> str:
         """The address of the newest metadata file, which DuckDB's iceberg_scan and others read."""
         return str(self.table(name).metadata_location)
@@ -106,6 +136,17 @@ class Lakehouse:
             return []
         scan = self.table(name).scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot)
         return sorted(task.file.file_path for task in scan.plan_files())
+
+    def partitions(
+        self, name: str, snapshot: int | None, where: BooleanExpression | None = None
+    ) -> dict[Any, dict[str, int]]:
+        """The data files of one snapshot by the value of the partition column, with their rows; reads no data."""
+        found: dict[Any, dict[str, int]] = {}
+        if snapshot is not None:
+            scan = self.table(name).scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot)
+            for task in scan.plan_files():
+                found.setdefault(task.file.partition[0], {})[task.file.file_path] = task.file.record_count
+        return found
 
     def read(
         self, spark: SparkSession, name: str, snapshot: int | None, where: BooleanExpression | None = None
@@ -154,8 +195,11 @@ class Lakehouse:
         ds: date,
         run_id: str,
         properties: Mapping[str, Any] | None = None,
+        even_if_empty: bool = False,
     ) -> int:
         """Drop the rows of `where` and add `files` in one transaction.
+
+        `even_if_empty` makes a snapshot also where there is nothing to drop and nothing to add: its summary counts.
 
         Returns
         -------
@@ -179,6 +223,9 @@ class Lakehouse:
                         transaction.delete(where, snapshot_properties=summary)
                 if files:
                     transaction.add_files(list(files), snapshot_properties=summary, check_duplicate_files=False)
+                elif even_if_empty:
+                    with transaction.update_snapshot(snapshot_properties=summary).fast_append():
+                        pass
         except (CommitFailedException, ValidationException) as error:
             raise PublishConflict(self._who_published(name, ds)) from error
         snapshot = self.current_snapshot(name)

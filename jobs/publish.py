@@ -16,7 +16,7 @@ from jobs.night import Night
 from jobs.schemas import NIGHTS, RECOMMENDATIONS
 
 log = logging.getLogger("syncrec")
-PINNED = ("interactions", "items", "cross_sequences", "single_sequences", "recommendations")
+PINNED = ("interactions", "items", "sequences", "recommendations")
 
 
 def publish(run: Run) -> str:

@@ -79,6 +79,12 @@ INTERACTIONS = Table(
         Column("event_id", "bigint", "xxhash64 of (user_id, item_id, domain, ts); breaks ties in time"),
         Column("event_day", "date", "day of ts, UTC"),
         Column("source", "string", "the configured source that brought it"),
+        Column("item_index", "int", "the item's index within its domain, as in items"),
+        Column(
+            "known_ds",
+            "date",
+            "the first night that counts it: arrival_ds, or that of its item in items where that is later",
+        ),
         Column(
             "arrival_ds",
             "date",
@@ -109,44 +115,22 @@ ITEMS = Table(
         Column("arrival_ds", "date", "the landing day of its first event: nights before it do not know the item"),
     ),
 )
-CROSS_SEQUENCES = Table(
-    "cross_sequences",
-    "one user and split",
+SEQUENCES = Table(
+    "sequences",
+    "one user whose events changed since the night before; the latest row of a user is the one that counts",
     "ds",
     (
         Column("user_id", "string", "user"),
-        Column("split", "string", "train, valid, test (a window of events to predict at the end) or serve"),
+        Column("items", "array<int>", "item indexes within their domains of the kept events, oldest first"),
+        Column("domains", "array<int>", "domain codes of the kept events, from 1 in the order of the settings"),
+        Column("times", "array<bigint>", "times of the kept events, microseconds since 1970 UTC"),
+        Column("event_ids", "array<bigint>", "event ids of the kept events; they break ties in time"),
         Column(
-            "item_indexes",
-            "array<int>",
-            "T item indexes within their domains, oldest first, left-padded with 0",
+            "older_items",
+            "array<bigint>",
+            "domain code << 32 | item index of all events that are not kept, each once, ascending",
         ),
-        Column("domain_codes", "array<int>", "T domain codes, from 1 in the order of the settings, 0 = padding"),
-        Column("times", "array<bigint>", "T event times, microseconds since 1970 UTC, 0 = padding"),
-        Column(
-            "length",
-            "int",
-            "number of all events of the user before the cut, also those older than the window",
-        ),
-        _DS,
-    ),
-)
-SINGLE_SEQUENCES = Table(
-    "single_sequences",
-    "one user, domain and split",
-    "ds",
-    (
-        Column("user_id", "string", "user"),
-        Column("domain", "string", "domain"),
-        Column("split", "string", "train, valid, test or serve"),
-        Column("item_indexes", "array<int>", "T item indexes of this domain, oldest first, left-padded with 0"),
-        Column(
-            "places",
-            "array<int>",
-            "step of each event in the user's cross sequence, from 0; -1 = older or padding",
-        ),
-        Column("times", "array<bigint>", "T event times, microseconds since 1970 UTC, 0 = padding"),
-        Column("length", "int", "number of all events of the user in this domain before the cut"),
+        Column("n_events", "bigint", "all events of the user that the night knew, kept or not"),
         _DS,
     ),
 )
@@ -159,8 +143,7 @@ NIGHTS = Table(
         _RUN,
         Column("interactions_snapshot", "bigint", "Iceberg snapshot that was read"),
         Column("items_snapshot", "bigint", "Iceberg snapshot that was read"),
-        Column("cross_sequences_snapshot", "bigint", "Iceberg snapshot that was written and read"),
-        Column("single_sequences_snapshot", "bigint", "Iceberg snapshot that was written and read"),
+        Column("sequences_snapshot", "bigint", "Iceberg snapshot that was written and read"),
         Column("recommendations_snapshot", "bigint", "Iceberg snapshot that was written"),
         Column("served_version", "string", "registry version of the model that scored"),
         Column("champion_before", "string", "version that was champion when the night began", optional=True),
@@ -228,8 +211,7 @@ TABLES: dict[str, Table] = {
         INTERACTIONS,
         REJECTED_INTERACTIONS,
         ITEMS,
-        CROSS_SEQUENCES,
-        SINGLE_SEQUENCES,
+        SEQUENCES,
         NIGHTS,
         RECOMMENDATIONS,
         DOMAIN_METRICS,

@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyiceberg.expressions import And, EqualTo, LessThanOrEqual
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -32,9 +32,11 @@ from jobs.lakehouse import Lakehouse, data_files
 from jobs.loaded_model import LoadedModel, widen
 from jobs.night import Night
 from jobs.registry import Registry
-from jobs.schemas import ANYONE, RECOMMENDATIONS
-from jobs.sequence_sets import count_events, read_vocabulary, to_sequence_set
+from jobs.schemas import ANYONE, RECOMMENDATIONS, SEQUENCES
+from jobs.sequence_rows import latest_rows
+from jobs.sequence_sets import Histories, count_events, read_vocabulary, state_of
 from jobs.spark import spark_session
+from jobs.splits import Window, split_windows
 from syncrec_model import Recommender, TopN, Vocabulary, load_model
 
 log = logging.getLogger("syncrec")
@@ -54,6 +56,8 @@ class ScoringTask:
     version: str
     domains: tuple[str, ...]
     repeats: tuple[str, ...]
+    max_length: int
+    serve: Window
     top_n: int
     min_history: int
     popular: tuple[NDArray[np.int64], ...]
@@ -86,7 +90,7 @@ def score_users(
     Parameters
     ----------
     users
-        user_id, the columns of cross_sequences, singles (list of single sequences), seen (list of code, item).
+        Rows of `sequences`, one a user.
     loaded
         The version, widened to tonight's vocabulary.
     item_ids
@@ -99,9 +103,10 @@ def score_users(
     RecordBatch
         user_id, domain, rank, item_id, score, source; at most top_n rows a user and domain.
     """
-    data = to_sequence_set(users, _flat_singles(users), loaded.vocabulary, task.domains)
+    histories = Histories.of(users)
+    data = histories.cut(task.serve, loaded.vocabulary, task.domains, task.max_length)
     data = data.last(loaded.model.config.max_length)
-    seen = _seen_items(users, loaded.vocabulary, task)
+    seen = _seen_items(users, histories, loaded.vocabulary, task)
     unknown = [
         np.arange(known + 1, n + 1) for known, n in zip(loaded.known_items, loaded.vocabulary.n_items, strict=True)
     ]
@@ -136,30 +141,24 @@ def _item_ids(rows: TopN, item_ids: Sequence[pa.Array]) -> pa.Array:
     return stacked.take(pa.array(offsets[rows.domain.astype(np.int64) - 1] + rows.item - 1))
 
 
-def _flat_singles(users: pa.Table) -> pa.Table:
-    """The nested single sequences as rows of single_sequences."""
-    nested = users["singles"].combine_chunks()
-    owners = nested.value_parent_indices()
-    flat = nested.flatten()
-    columns = {name: flat.field(name) for name in ("domain", "item_indexes", "places", "length")}
-    return pa.table({"user_id": users["user_id"].combine_chunks().take(owners), **columns})
-
-
-def _seen_items(users: pa.Table, vocabulary: Vocabulary, task: ScoringTask) -> list[list[NDArray[np.int64]]]:
-    """Per user and vocabulary domain the items that must not be recommended again."""
-    nested = users["seen"].combine_chunks()
-    owner = nested.value_parent_indices().to_numpy()
-    flat = nested.flatten()
-    code = flat.field("code").to_numpy(zero_copy_only=False)
-    item = flat.field("item_index").to_numpy(zero_copy_only=False).astype(np.int64)
-    own_code = np.array([vocabulary.domains.index(d) if d in vocabulary.domains else -1 for d in task.domains])
-    place = owner * len(vocabulary.domains) + own_code[code - 1] if len(code) else np.zeros(0, np.int64)
-    order = np.argsort(place, kind="stable")
-    n_places = len(users) * len(vocabulary.domains)
-    ends = np.searchsorted(place[order], np.arange(1, n_places))
-    parts = np.split(item[order], ends)
+def _seen_items(
+    users: pa.Table, histories: Histories, vocabulary: Vocabulary, task: ScoringTask
+) -> list[list[NDArray[np.int64]]]:
+    """Per user and vocabulary domain the items that must not be recommended again; none where a domain repeats."""
+    older = pc.list_flatten(users["older_items"]).to_numpy()
+    owner = np.repeat(np.arange(len(users)), pc.list_value_length(users["older_items"]).to_numpy())
+    user = np.concatenate([histories.rows_E, owner])
+    code = np.concatenate([histories.codes_E, older >> 32])
+    item = np.concatenate([histories.items_E.astype(np.int64), older & 0xFFFF_FFFF])
     width = len(vocabulary.domains)
-    return [parts[user * width : (user + 1) * width] for user in range(len(users))]
+    filtered = [name for name in vocabulary.domains if name not in task.repeats]
+    own = [vocabulary.domains.index(name) if name in filtered else -1 for name in task.domains]
+    domain = np.array(own)[code - 1]
+    place = (user * width + domain)[domain >= 0]
+    order = np.argsort(place, kind="stable")
+    ends = np.searchsorted(place[order], np.arange(1, len(users) * width))
+    parts = np.split(item[domain >= 0][order], ends)
+    return [parts[row * width : (row + 1) * width] for row in range(len(users))]
 
 
 def _known_events(items_UT: NDArray[Any], codes_UT: NDArray[Any], known_items: Sequence[int]) -> NDArray[np.int64]:
@@ -201,29 +200,6 @@ def popularity(
     return tuple(o + 1 for o in orders), tuple(shares)
 
 
-def users_to_score(
-    cross: DataFrame, single: DataFrame, interactions: DataFrame, items: DataFrame, task: ScoringTask
-) -> DataFrame:
-    """One row a user: the serve sequences of all domains and the seen items of domains that do not repeat."""
-    singles = single.groupBy("user_id").agg(
-        F.collect_list(F.struct("domain", "item_indexes", "places", "length")).alias("singles")
-    )
-    codes = F.create_map(*[F.lit(v) for code, name in enumerate(task.domains, 1) for v in (name, code)])
-    seen = (
-        interactions.where(~F.col("domain").isin(list(task.repeats)) & F.col("domain").isin(list(task.domains)))
-        .join(items.select("domain", "item_id", "item_index"), ["domain", "item_id"])
-        .groupBy("user_id")
-        .agg(F.collect_set(F.struct(codes[F.col("domain")].alias("code"), "item_index")).alias("seen"))
-    )
-    nothing = F.expr("cast(array() as array<struct<code: int, item_index: int>>)")
-    return (
-        cross.select("user_id", "item_indexes", "domain_codes", "times", "length")
-        .join(singles, "user_id")
-        .join(seen, "user_id", "left")
-        .withColumn("seen", F.coalesce("seen", nothing))
-    )
-
-
 def score(run: Run) -> str:
     """Rank, fill, stage, audit; note the staged files for publish."""
     settings, ds = run.settings, run.ds.isoformat()
@@ -239,7 +215,7 @@ def score(run: Run) -> str:
     folder = lakehouse.stage_folder(RECOMMENDATIONS.name, run.ds, night.run_id)
     with spark_session(settings, f"score {ds}") as spark:
         spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", settings.scoring.batch_users)
-        users = _read_users(spark, run, lakehouse, night, task)
+        users = _read_users(spark, run, lakehouse, night)
         rows = users.mapInArrow(lambda batches: score_batches(batches, task), OUTPUT)
         everyone = rows.unionByName(spark.createDataFrame(_anyone_rows(vocabulary, task), OUTPUT))
         (
@@ -281,6 +257,8 @@ def _prepare(run: Run, lakehouse: Lakehouse, night: Night, version: str, vocabul
         version=version,
         domains=settings.domain_names,
         repeats=tuple(sorted(settings.repeating_domains)),
+        max_length=settings.sequences.max_length,
+        serve=split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[-1],
         top_n=settings.scoring.top_n,
         min_history=settings.scoring.min_history,
         popular=popular,
@@ -305,19 +283,13 @@ def _fetch_model(registry: Registry, folder: Path, version: str) -> Path:
     return target
 
 
-def _read_users(spark: SparkSession, run: Run, lakehouse: Lakehouse, night: Night, task: ScoringTask) -> DataFrame:
-    ds = run.ds.isoformat()
-    where = And(EqualTo("ds", ds), EqualTo("split", "serve"))
-    serving = (F.col("ds") == F.lit(run.ds)) & (F.col("split") == "serve")
-    arrived = F.col("arrival_ds") <= F.lit(run.ds)
-    known = LessThanOrEqual("arrival_ds", ds)
-    cross = lakehouse.read(spark, "cross_sequences", night.snapshot("cross_sequences"), where).where(serving)
-    single = lakehouse.read(spark, "single_sequences", night.snapshot("single_sequences"), where).where(serving)
-    interactions = lakehouse.read(spark, "interactions", night.snapshot("interactions"), known).where(
-        arrived & (F.col("ts") < F.lit(run.cutoff))
-    )
-    items = lakehouse.read(spark, "items", night.snapshot("items")).where(arrived)
-    return users_to_score(cross, single, interactions, items, task)
+def _read_users(spark: SparkSession, run: Run, lakehouse: Lakehouse, night: Night) -> DataFrame:
+    """One row a user: where the night wrote all users, its rows as they lie; else the latest of each."""
+    state = state_of(run, lakehouse, night)
+    rows = lakehouse.read(spark, SEQUENCES.name, state.snapshot, state.rows())
+    rows = rows.where(F.col("ds").between(F.lit(state.base_ds), F.lit(state.ds)))
+    latest = rows if state.base_ds == state.ds else latest_rows(rows)
+    return latest.select("user_id", "items", "domains", "times", "older_items")
 
 
 def _anyone_rows(vocabulary: Vocabulary, task: ScoringTask) -> list[tuple[str, str, int, str, float, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
 
 import duckdb
@@ -10,11 +11,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyiceberg.expressions import And, EqualTo, LessThanOrEqual
+from pyiceberg.expressions import LessThanOrEqual
 
+from jobs.command import Run
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.night import Night
+from jobs.schemas import SEQUENCES
+from jobs.sequence_nights import SequenceNight, difference, night_of, shape_of
+from jobs.splits import Window, micros, split_windows
 from syncrec_model import SequenceSet, Vocabulary
 
 
@@ -49,89 +54,119 @@ def read_vocabulary(lakehouse: Lakehouse, night: Night, ds: date, domains: tuple
     return Vocabulary(tuple(item_ids), tuple(item_ids.values()))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Histories:
+    """The kept events of users, one after the other.
+
+    user_ids: [U]. rows_E: each event's user row, ascending; items_E: item index; codes_E: domain code in the order
+    of the settings, from 1; times_E: microseconds since 1970 UTC, ascending within a user.
+    """
+
+    user_ids: NDArray[Any]
+    rows_E: NDArray[np.int64]
+    items_E: NDArray[Any]
+    codes_E: NDArray[Any]
+    times_E: NDArray[Any]
+
+    @classmethod
+    def of(cls, rows: pa.Table) -> Histories:
+        """From rows of `sequences`, one a user."""
+        counts = pc.list_value_length(rows["items"]).to_numpy().astype(np.int64)
+        items, codes, times = (pc.list_flatten(rows[name]).to_numpy() for name in ("items", "domains", "times"))
+        return cls(
+            user_ids=np.asarray(rows["user_id"].to_pylist(), dtype=object),
+            rows_E=np.repeat(np.arange(len(counts)), counts),
+            items_E=items,
+            codes_E=codes.astype(np.int64),
+            times_E=times,
+        )
+
+    def cut(self, window: Window, vocabulary: Vocabulary, domains: tuple[str, ...], max_length: int) -> SequenceSet:
+        """One split: the last `max_length` events before the cut, as the model reads them.
+
+        Parameters
+        ----------
+        window
+            Events from its start on are the ones to predict, but in train and serve, which predict none.
+        vocabulary
+            Gives the model's domains and their sizes.
+        domains
+            The domains of the settings: the codes of the rows count in their order.
+        max_length
+            T; the lengths are counted up to T + 1, which is all that the rows can tell.
+        """
+        start, cut = micros(window.start), micros(window.cut)
+        before_E = self.times_E < cut
+        rows_E, times_E = self.rows_E[before_E], self.times_E[before_E]
+        has_row_U = np.zeros(len(self.user_ids), bool)
+        has_row_U[rows_E[times_E >= start]] = True
+        own_E = has_row_U[rows_E]
+        own_codes = [vocabulary.domains.index(d) + 1 if d in vocabulary.domains else 0 for d in domains]
+        targets_E = times_E[own_E] >= start if window.split in ("valid", "test") else np.zeros(own_E.sum(), bool)
+        return SequenceSet.from_rows(
+            domains=vocabulary.domains,
+            n_items=vocabulary.n_items,
+            user_ids=self.user_ids[has_row_U],
+            rows_E=(np.cumsum(has_row_U) - 1)[rows_E[own_E]],
+            items_E=self.items_E[before_E][own_E],
+            domains_E=np.array([0, *own_codes])[self.codes_E[before_E][own_E]],
+            targets_E=targets_E,
+            max_length=max_length,
+            count_to=max_length + 1,
+        )
+
+
 def read_sequences(
-    lakehouse: Lakehouse,
-    night: Night,
-    ds: date,
-    split: str,
-    vocabulary: Vocabulary,
-    domains: tuple[str, ...],
-    window_start: datetime | None = None,
-) -> SequenceSet:
-    """One split of the night; events at or after `window_start` are flagged as targets (None: no targets).
+    run: Run, lakehouse: Lakehouse, night: Night, vocabulary: Vocabulary, *splits: str
+) -> tuple[SequenceSet, ...]:
+    """Splits of the night, in one reading of its users' latest rows.
 
-    `domains` are those of the settings, whose places are the codes in the tables.
+    Raises
+    ------
+    JobError
+        The night has no sequences, or they were built by other settings: run build_sequences.
     """
-    where = And(EqualTo("ds", ds.isoformat()), EqualTo("split", split))
-    cross = lakehouse.read_arrow(
-        "cross_sequences", night.snapshot("cross_sequences"), where,
-        columns=("user_id", "item_indexes", "domain_codes", "times", "length"),
-    ).sort_by("user_id")  # fmt: skip
-    single = lakehouse.read_arrow(
-        "single_sequences", night.snapshot("single_sequences"), where,
-        columns=("user_id", "domain", "item_indexes", "places", "length"),
-    ).sort_by([("user_id", "ascending"), ("domain", "ascending")])  # fmt: skip
-    if cross.num_rows == 0 and split in ("train", "serve"):
-        raise JobError(f"no {split} sequences of {ds}: run build_sequences for that day, or more history is needed")
-    return to_sequence_set(cross, single, vocabulary, domains, window_start)
+    settings = run.settings
+    state = state_of(run, lakehouse, night)
+    columns = ("user_id", "items", "domains", "times", "ds")
+    rows = lakehouse.read_arrow(SEQUENCES.name, state.snapshot, state.rows(), columns=columns)
+    histories = Histories.of(latest(rows))
+    own = settings.sequences
+    windows = {w.split: w for w in split_windows(run.cutoff, own.valid_days, own.test_days)}
+    sets = []
+    for split in splits:
+        made = histories.cut(windows[split], vocabulary, settings.domain_names, own.max_length)
+        if made.n_users == 0 and split in ("train", "serve"):
+            raise JobError(
+                f"no {split} sequences of {run.ds}: more history is needed, "
+                f"events before {windows[split].cut:%Y-%m-%d}"
+            )
+        sets.append(made)
+    return tuple(sets)
 
 
-def to_sequence_set(
-    cross: pa.Table,
-    single: pa.Table,
-    vocabulary: Vocabulary,
-    domains: tuple[str, ...],
-    window_start: datetime | None = None,
-) -> SequenceSet:
-    """Turn rows of the two sequence tables into the model's arrays.
+def state_of(run: Run, lakehouse: Lakehouse, night: Night) -> SequenceNight:
+    """The night's own sequences.
 
-    Parameters
-    ----------
-    cross, single
-        Rows of one split, columns as in `jobs.schemas`.
-    vocabulary
-        Gives the model's domains and their sizes.
-    domains
-        The domains of the settings: the codes of the tables count in their order.
-    window_start
-        Events at or after it are the ones to predict.
+    Raises
+    ------
+    JobError
+        There are none, or they were built by other settings: run build_sequences.
     """
-    micros = _micros(window_start)
-    times_UT = _matrix(cross["times"])
-    codes = pa.array(range(1, len(vocabulary.domains) + 1), pa.int32())
-    own_codes = np.array([0, *[vocabulary.domains.index(d) + 1 if d in vocabulary.domains else 0 for d in domains]])
-    domain_codes = codes.take(pc.index_in(single["domain"], pa.array(vocabulary.domains)))
-    return SequenceSet(
-        domains=vocabulary.domains,
-        n_items=vocabulary.n_items,
-        user_ids=np.asarray(cross["user_id"].to_pylist(), dtype=object),
-        cross_items_UT=_matrix(cross["item_indexes"]),
-        cross_domains_UT=own_codes[_matrix(cross["domain_codes"])],
-        cross_lengths_U=cross["length"].to_numpy(),
-        cross_targets_UT=(times_UT > 0) & (times_UT >= micros)
-        if micros is not None
-        else np.zeros_like(times_UT, bool),
-        single_users_N=pc.index_in(single["user_id"], cross["user_id"].combine_chunks()).to_numpy(),
-        single_domains_N=domain_codes.to_numpy(),
-        single_items_NT=_matrix(single["item_indexes"]),
-        single_places_NT=_matrix(single["places"]),
-        single_lengths_N=single["length"].to_numpy(),
-    )
+    state = night_of(lakehouse, night.snapshot(SEQUENCES.name), run.ds)
+    if changes := difference(state.shape, shape_of(run.settings)):
+        raise JobError(f"{changes} since the sequences of {run.ds} were built: run build_sequences again")
+    return state
 
 
-def _micros(moment: datetime | None) -> int | None:
-    if moment is None:
-        return None
-    since = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def _matrix(column: pa.ChunkedArray) -> NDArray[Any]:
-    flat = column.combine_chunks()
-    if isinstance(flat, pa.ChunkedArray):  # an empty column stays chunked
-        flat = pa.concat_arrays(flat.chunks) if flat.num_chunks else pa.array([], flat.type)
-    values: NDArray[Any] = flat.flatten().to_numpy(zero_copy_only=False)
-    return values.reshape(len(flat), -1) if len(flat) else values.reshape(0, 1)
+def latest(rows: pa.Table) -> pa.Table:
+    """The latest row of every user, ordered by user."""
+    order = pc.sort_indices(rows, [("user_id", "ascending"), ("ds", "ascending")])
+    users = rows["user_id"].take(order).combine_chunks()
+    if not len(users):
+        return rows
+    is_last = pc.not_equal(users[:-1], users[1:]).to_numpy(zero_copy_only=False)
+    return rows.take(order.filter(pa.array(np.append(is_last, True))))
 
 
 def count_events(
@@ -151,13 +186,13 @@ def count_events(
     if not files:
         return tuple(counts)
     rows = duckdb.connect().execute(
-        "select domain, item_id, count(*) from read_parquet(?) "
-        "where arrival_ds <= ? and ts >= ? and ts < ? group by all",
+        "select domain, item_index, count(*) from read_parquet(?) "
+        "where known_ds <= ? and ts >= ? and ts < ? group by all",
         [files, ds, since, before],
     )  # fmt: skip
     codes = {name: code for code, name in enumerate(vocabulary.domains)}
-    while batch := rows.fetchmany(10_000):
-        for domain, item_id, n in batch:
-            if domain in codes and (index := vocabulary.index_of(domain, item_id)):
+    while batch := rows.fetchmany(100_000):
+        for domain, index, n in batch:
+            if domain in codes:
                 counts[codes[domain]][index - 1] = n
     return tuple(counts)

@@ -89,6 +89,9 @@ class Sequences(_Section):
     max_length: int = Field(50, ge=2, le=1000, description="T: events kept per sequence")
     valid_days: int = Field(3, ge=1, description="days of the validation window")
     test_days: int = Field(3, ge=1, description="days of the test window; it ends with ds")
+    compact_share: float = Field(
+        0.5, ge=0, description="rows of changed users over all users of the base: beyond it a night rewrites all"
+    )
 
 
 class Model(_Section):

@@ -18,7 +18,6 @@ from typing import Any
 
 import mlflow
 
-from jobs.build_sequences import split_windows
 from jobs.command import Run, run_job
 from jobs.errors import JobError, NothingToDo
 from jobs.lakehouse import Lakehouse, code_version
@@ -28,6 +27,7 @@ from jobs.ranks import Fit, together
 from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
 from jobs.sequence_sets import read_sequences, read_vocabulary
 from jobs.settings import Settings
+from jobs.splits import split_windows
 from syncrec_model import (
     EpochReport,
     FitResult,
@@ -115,10 +115,7 @@ def _train(run: Run, fit: Fit) -> str:
     check_due(settings, champion, registry.at_alias(CHALLENGER), run.ds)
     vocabulary = read_vocabulary(lakehouse, night, run.ds, settings.domain_names)
     _, valid_window, _, _ = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)
-    train_set = read_sequences(lakehouse, night, run.ds, "train", vocabulary, settings.domain_names)
-    valid_set = read_sequences(
-        lakehouse, night, run.ds, "valid", vocabulary, settings.domain_names, valid_window.start
-    )
+    train_set, valid_set = read_sequences(run, lakehouse, night, vocabulary, "train", "valid")
     n_cases = int(valid_set.cross_targets_UT.sum())
     log.info(
         "training on %d users, %d items in %d domains; %d validation cases",
@@ -262,7 +259,7 @@ def _parameters(
     values |= {f"training.{k}": v for k, v in config.to_dict().items()}
     values |= {f"items.{d}": n for d, n in zip(vocabulary.domains, vocabulary.n_items, strict=True)}
     values |= {"users": train_set.n_users}
-    for table in ("interactions", "items", "cross_sequences", "single_sequences"):
+    for table in ("interactions", "items", "sequences"):
         values[f"snapshot.{table}"] = night.snapshot(table)
     return values
 

@@ -37,12 +37,12 @@ class SequenceSet:
     """One split of the night. Rows hold the last T events, left-padded with 0 (MODEL.md section 1).
 
     user_ids: [U]. cross_items_UT: item index inside its domain. cross_domains_UT: domain code 1..D in the order
-    of `domains`, 0 = padding. cross_lengths_U: ALL events before the cut, also those older than the window: a
-    length above T means that the row is truncated and [SOS] is out of sight. cross_targets_UT: the event lies
-    in the evaluation window (all False for training and serving).
+    of `domains`, 0 = padding. cross_lengths_U: the events before the cut, also those older than the window, all of
+    them or counted up to T + 1: a length above T means that the row is truncated and [SOS] is out of sight.
+    cross_targets_UT: the event lies in the evaluation window (all False for training and serving).
     single_users_N: row of the user. single_domains_N: 1..D. single_items_NT: item index. single_places_NT: the
     COLUMN of the same event in the user's cross row, -1 for padding and for events older than that row.
-    single_lengths_N: all events of the user in the domain. Only non-empty (user, domain) pairs have a row.
+    single_lengths_N: the user's events in the domain, likewise. Only non-empty (user, domain) pairs have a row.
     """
 
     domains: tuple[str, ...]
@@ -191,25 +191,54 @@ class SequenceSet:
         row_E = np.array([position.get(user, -1) for user in events["user"].tolist()], dtype=np.int64)
         events = {name: values[row_E >= 0] for name, values in events.items()}
         row_E = row_E[row_E >= 0]
-        cross = _right_aligned(row_E, len(known), max_length)
-        items_UT = cross.place(events["item"], np.int32, 0)
-        column_E = cross.columns_in_log_order()
-        pair_E = row_E * (len(domains) + 1) + events["domain"]
-        pairs, single_row_E = np.unique(pair_E, return_inverse=True)
+        return cls.from_rows(
+            domains=domains,
+            n_items=n_items,
+            user_ids=known,
+            rows_E=row_E,
+            items_E=events["item"],
+            domains_E=events["domain"],
+            targets_E=events["target"],
+            max_length=max_length,
+        )
+
+    @classmethod
+    def from_rows(
+        cls,
+        *,
+        domains: Sequence[str],
+        n_items: Sequence[int],
+        user_ids: ArrayLike,
+        rows_E: Array,
+        items_E: Array,
+        domains_E: Array,
+        targets_E: Array,
+        max_length: int,
+        count_to: int | None = None,
+    ) -> SequenceSet:
+        """Build from events that are in time order and know their user's row.
+
+        rows_E: row of the user in `user_ids`. items_E, domains_E: item index, domain code from 1. targets_E: to be
+        predicted. count_to: lengths are counted up to it; None: all events count.
+        """
+        users = np.asarray(user_ids)
+        cross = _right_aligned(rows_E, len(users), max_length)
+        pairs, single_row_E = np.unique(rows_E * (len(domains) + 1) + domains_E, return_inverse=True)
         single = _right_aligned(single_row_E, len(pairs), max_length)
+        most = np.iinfo(np.int32).max if count_to is None else count_to
         return cls(
             domains=tuple(domains),
             n_items=tuple(n_items),
-            user_ids=known,
-            cross_items_UT=items_UT,
-            cross_domains_UT=cross.place(events["domain"], np.int8, 0),
-            cross_lengths_U=cross.lengths,
-            cross_targets_UT=cross.place(events["target"], np.bool_, False),
+            user_ids=users,
+            cross_items_UT=cross.place(items_E, np.int32, 0),
+            cross_domains_UT=cross.place(domains_E, np.int8, 0),
+            cross_lengths_U=np.minimum(cross.lengths, most),
+            cross_targets_UT=cross.place(targets_E, np.bool_, False),
             single_users_N=pairs // (len(domains) + 1),
             single_domains_N=pairs % (len(domains) + 1),
-            single_items_NT=single.place(events["item"], np.int32, 0),
-            single_places_NT=single.place(column_E, np.int16, -1),
-            single_lengths_N=single.lengths,
+            single_items_NT=single.place(items_E, np.int32, 0),
+            single_places_NT=single.place(cross.columns_in_log_order(), np.int16, -1),
+            single_lengths_N=np.minimum(single.lengths, most),
         )
 
 

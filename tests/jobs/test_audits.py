@@ -18,11 +18,11 @@ from jobs.audits import (
     record_audits,
     require,
     run_suite,
-    sequences_suites,
+    sequences_suite,
 )
 from jobs.errors import AuditFailed
 from jobs.lakehouse import Lakehouse
-from jobs.schemas import CROSS_SEQUENCES, ITEMS, RECOMMENDATIONS, SINGLE_SEQUENCES
+from jobs.schemas import ITEMS, RECOMMENDATIONS, SEQUENCES
 from jobs.settings import Settings
 
 DS = date(2024, 1, 5)
@@ -47,6 +47,8 @@ def events(spark: SparkSession, rows: list[tuple[str | None, str | None, str, da
             "event_id": F.xxhash64("user_id", "item_id", "domain", "ts"),
             "event_day": F.to_date("ts"),
             "source": F.lit("test"),
+            "item_index": F.lit(1),
+            "known_ds": F.lit(DS),
             "arrival_ds": F.lit(DS),
         }
     )
@@ -97,91 +99,48 @@ def test_each_broken_rule_of_interactions_is_named_and_counted(spark: SparkSessi
         require(results, staged=Path("/staged/x"))
 
 
-CROSS = {
+ROW = {
     "user_id": "a",
-    "split": "serve",
-    "item_indexes": [0, 0, 3, 1],
-    "domain_codes": [0, 0, 1, 2],
-    "times": [0, 0, NOON - DAY, NOON],
-    "length": 2,
+    "items": [3, 1, 2],
+    "domains": [1, 2, 2],
+    "times": [NOON - DAY, NOON, NOON],
+    "event_ids": [9, -4, 7],
+    "older_items": [(1 << 32) + 5, (2 << 32) + 1],
+    "n_events": 6,
     "ds": DS,
 }
-CROSS_FAULTS: list[tuple[str, dict[str, Any]]] = [
-    ("entries each", {"item_indexes": [0, 3, 1]}),
-    ("padding comes first", {"item_indexes": [0, 3, 0, 1]}),
-    ("padding comes first", {"domain_codes": [0, 1, 1, 2], "length": 3}),
-    ("domain codes lie", {"domain_codes": [0, 0, 1, 3]}),
-    ("never decrease", {"times": [0, 0, NOON, NOON - DAY]}),
-    ("before the cutoff", {"times": [0, 0, NOON, NOON + DAY]}),
-    ("length counts", {"length": 1}),
+ROW_FAULTS: list[tuple[str, dict[str, Any]]] = [
+    ("one length", {"items": [3, 1]}),
+    ("one length", {"items": [], "domains": [], "times": [], "event_ids": []}),
+    ("in order", {"times": [NOON, NOON - DAY, NOON]}),
+    ("in order", {"event_ids": [9, 7, -4]}),
+    ("before the cutoff", {"times": [NOON - DAY, NOON, NOON + DAY]}),
+    ("domain codes lie", {"domains": [1, 2, 3]}),
+    ("domain codes lie", {"domains": [0, 1, 2]}),
+    ("item indexes", {"items": [3, 0, 2]}),
+    ("ascending", {"older_items": [(2 << 32) + 1, (1 << 32) + 5]}),
+    ("ascending", {"older_items": [(1 << 32) + 5, (1 << 32) + 5]}),
+    ("older items have", {"older_items": [(3 << 32) + 5]}),
+    ("at least the events kept", {"n_events": 2}),
     ("ds is", {"ds": DS - timedelta(days=1)}),
-    ("split is one of", {"split": "holdout"}),
     ("user_id is never null", {"user_id": None}),
-    ("padding comes first", {"times": None}),
+    ("in order", {"times": None}),
 ]
 
 
-def test_cross_sequences(spark: SparkSession, two: Settings) -> None:
-    full = {
-        **CROSS,
-        "user_id": "f",
-        "item_indexes": [1] * 4,
-        "domain_codes": [1] * 4,
-        "times": [NOON] * 4,
-        "length": 9,
-    }
-    good = [CROSS, {**CROSS, "split": "test"}, full]
-    bad = [
-        {"user_id": f"u{n}", **{**CROSS, "user_id": f"u{n}"}, **fault} for n, (_, fault) in enumerate(CROSS_FAULTS)
-    ]
-
+def test_sequences(spark: SparkSession, two: Settings) -> None:
     def audit(rows: list[dict[str, Any]]) -> list[AuditResult]:
-        frame = spark.createDataFrame(rows, CROSS_SEQUENCES.spark_ddl)
-        return run_suite("cross_sequences", frame, sequences_suites(two, CUTOFF)["cross_sequences"])
+        frame = spark.createDataFrame(rows, SEQUENCES.spark_ddl)
+        return run_suite("sequences", frame, sequences_suite(two, CUTOFF))
 
-    assert broken(audit(good)) == {}
-    results = audit([*good, *bad])
-    for words, _ in CROSS_FAULTS:
+    assert broken(audit([ROW, {**ROW, "user_id": "b", "older_items": [], "n_events": 3}])) == {}
+    bad = [{**ROW, "user_id": f"u{n}", **fault} for n, (_, fault) in enumerate(ROW_FAULTS)]
+    results = audit([ROW, *bad])
+    for words, _ in ROW_FAULTS:
         assert not rule(results, words).success, words
-    assert rule(results, "length counts").failed == 1
-    assert rule(audit([CROSS, CROSS]), "is unique").failed == 2
-
-
-SINGLE = {
-    "user_id": "a",
-    "domain": "books",
-    "split": "serve",
-    "item_indexes": [0, 2, 3, 1],
-    "places": [-1, -1, 0, 3],
-    "times": [0, NOON - DAY, NOON, NOON],
-    "length": 3,
-    "ds": DS,
-}
-SINGLE_FAULTS: list[tuple[str, dict[str, Any]]] = [
-    ("entries each", {"places": [-1, 0, 3]}),
-    ("padding comes first", {"times": [0, 0, NOON, NOON]}),
-    ("never decrease", {"times": [0, NOON, NOON - DAY, NOON]}),
-    ("before the cutoff", {"times": [0, NOON, NOON, NOON + DAY]}),
-    ("places lie within", {"places": [-1, -1, 0, 4]}),
-    ("places increase", {"places": [-1, -1, 3, 0]}),
-    ("places increase", {"places": [-1, -1, 1, 1]}),
-    ("places increase", {"places": [0, 1, 2, 3]}),
-    ("domain is one of", {"domain": "cars"}),
-]
-
-
-def test_single_sequences(spark: SparkSession, two: Settings) -> None:
-    bad = [{**SINGLE, "user_id": f"u{n}", **fault} for n, (_, fault) in enumerate(SINGLE_FAULTS)]
-
-    def audit(rows: list[dict[str, Any]]) -> list[AuditResult]:
-        frame = spark.createDataFrame(rows, SINGLE_SEQUENCES.spark_ddl)
-        return run_suite("single_sequences", frame, sequences_suites(two, CUTOFF)["single_sequences"])
-
-    assert broken(audit([SINGLE, {**SINGLE, "domain": "toys"}])) == {}
-    results = audit([SINGLE, *bad])
-    for words, _ in SINGLE_FAULTS:
-        assert not rule(results, words).success, words
-    assert rule(results, "places increase").failed == 3
+    assert rule(results, "at least the events kept").failed == 1
+    assert rule(results, "domain codes lie").failed == 2
+    assert rule(audit([ROW, ROW]), "is unique").failed == 2
 
 
 def lists(spark: SparkSession, rows: list[tuple[str, str, int, str, float | None, str]]) -> DataFrame:
@@ -231,14 +190,14 @@ def test_results_are_recorded_once_per_run_and_table(settings: Callable[..., Set
     lakehouse.create_tables()
     first = AuditResult(table_name="interactions", rule="r", success=False, checked=4, failed=3, observed="o")
     again = AuditResult(table_name="interactions", rule="r", success=True, checked=4, failed=0, observed="o")
-    other = AuditResult(table_name="cross_sequences", rule="s", success=True)
+    other = AuditResult(table_name="sequences", rule="s", success=True)
     record_audits(lakehouse, [first, other], DS, "manual")
     record_audits(lakehouse, [again], DS, "manual")
     record_audits(lakehouse, [first], DS, "manual-2")
     rows = lakehouse.read_arrow("audits", lakehouse.current_snapshot("audits")).to_pylist()
     found = sorted((row["run_id"], row["table_name"], row["success"], row["failed"]) for row in rows)
     assert found == [
-        ("manual", "cross_sequences", True, None),
+        ("manual", "sequences", True, None),
         ("manual", "interactions", True, 0),
         ("manual-2", "interactions", False, 3),
     ]

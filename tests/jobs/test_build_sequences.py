@@ -1,144 +1,292 @@
-"""build_sequences against a plain Python reading of MODEL.md section 1, row for row."""
+"""build_sequences through the tables: which night builds on which, what is read, what the readers get."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+import itertools
+from argparse import Namespace
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyiceberg.expressions import EqualTo
 from pyspark.sql import SparkSession
 
-from jobs.build_sequences import cross_sequences, single_sequences, split_histories, split_windows, user_histories
-from jobs.schemas import CROSS_SEQUENCES, INTERACTIONS, ITEMS, SINGLE_SEQUENCES
+from jobs import command
+from jobs.build_sequences import main
+from jobs.command import Run
+from jobs.errors import JobError
+from jobs.lakehouse import Lakehouse
+from jobs.night import Night
+from jobs.schemas import INTERACTIONS, ITEMS, SEQUENCES
+from jobs.score import _read_users
+from jobs.sequence_nights import past_nights
+from jobs.sequence_sets import Histories, count_events, read_sequences, read_vocabulary
+from jobs.settings import Settings
+from jobs.splits import split_windows
+from syncrec_model import SequenceSet
+from tests.jobs.sequence_oracle import DOMAINS, N_ITEMS, Event, as_rows, expected, expected_seen, random_log, seen
 
-DOMAINS = ("books", "toys", "groceries")
-CUTOFF = datetime(2024, 1, 11, tzinfo=UTC)
-T = 5
-
-
-def random_log(seed: int, n_events: int = 400, n_users: int = 25) -> list[tuple[str, str, str, datetime, int]]:
-    """Events with many ties in time, exact duplicates, and some at or after the cutoff."""
-    rng = np.random.default_rng(seed)
-    events = []
-    for _ in range(n_events):
-        user = f"u{rng.zipf(1.5) % n_users}"
-        domain = DOMAINS[rng.integers(3)]
-        item = f"{domain[0]}{rng.integers(9)}"
-        day = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(days=int(rng.integers(0, 12)))
-        ts = day if rng.random() < 0.6 else day + timedelta(seconds=int(rng.integers(86_400)))
-        events.append((user, item, domain, ts, hash((user, item, domain, ts)) % 2**60))
-    return events + events[:20]
-
-
-def micros(moment: datetime) -> int:
-    return int(moment.timestamp()) * 1_000_000
+FIRST = date(2024, 1, 1)
+D = [FIRST + timedelta(days=n) for n in range(12)]
+T = 3
+SEQUENCE_SETTINGS = {"max_length": T, "valid_days": 1, "test_days": 1}
 
 
-def expected_rows(events: list[Any], index: dict[tuple[str, str], int]) -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """The two tables by loops: (user, split) -> row and (user, domain, split) -> row."""
-    windows = {
-        "train": (None, datetime(2024, 1, 6, tzinfo=UTC)),
-        "valid": (datetime(2024, 1, 6, tzinfo=UTC), datetime(2024, 1, 9, tzinfo=UTC)),
-        "test": (datetime(2024, 1, 9, tzinfo=UTC), CUTOFF),
-        "serve": (None, CUTOFF),
-    }
-    by_user: dict[str, list[Any]] = defaultdict(list)
-    for event in set(events):
-        by_user[event[0]].append(event)
-    cross, single = {}, {}
-    for user, own in by_user.items():
-        own.sort(key=lambda e: (e[3], e[4]))
-        for split, (start, cut) in windows.items():
-            past = [e for e in own if e[3] < cut]
-            if not past or (start is not None and past[-1][3] < start):
-                continue
-            kept = past[-T:]
-            blank = T - len(kept)
-            cross[user, split] = (
-                [0] * blank + [index[e[2], e[1]] for e in kept],
-                [0] * blank + [DOMAINS.index(e[2]) + 1 for e in kept],
-                [0] * blank + [micros(e[3]) for e in kept],
-                len(past),
+class Project:
+    """A small project: interactions put in day by day, and the job."""
+
+    def __init__(self, settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._settings, self._monkeypatch = settings, monkeypatch
+        self._runs = itertools.count()
+        self.change()
+        self.lakehouse = Lakehouse(self.settings)
+        self.lakehouse.create_tables()
+        items = [
+            {"domain": domain, "item_id": f"{domain}{n}", "item_index": n, "arrival_ds": FIRST}
+            for domain in DOMAINS
+            for n in range(1, N_ITEMS + 1)
+        ]
+        for domain in DOMAINS:
+            own = pa.Table.from_pylist([i for i in items if i["domain"] == domain], schema=ITEMS.arrow_schema)
+            files = self.lakehouse.stage_arrow("items", own, FIRST, "test")
+            self.lakehouse.append(
+                "items", files, parent=self.lakehouse.current_snapshot("items"), ds=FIRST, run_id="test"
             )
-            place = {id(e): blank + i for i, e in enumerate(kept)}
-            for domain in DOMAINS:
-                mine = [e for e in past if e[2] == domain]
-                if mine:
-                    last = mine[-T:]
-                    pad = T - len(last)
-                    single[user, domain, split] = (
-                        [0] * pad + [index[domain, e[1]] for e in last],
-                        [-1] * pad + [place.get(id(e), -1) for e in last],
-                        [0] * pad + [micros(e[3]) for e in last],
-                        len(mine),
-                    )
-    return cross, single
+
+    def change(self, domains: tuple[str, ...] = DOMAINS, **sequences: Any) -> None:
+        self.settings = self._settings(
+            domains={name: {"repeats": name == "groceries"} for name in domains},
+            sequences={**SEQUENCE_SETTINGS, "compact_share": 100, **sequences},
+        )
+        self._monkeypatch.setattr(command, "load_settings", lambda path: self.settings)
+
+    def land(self, events: list[Event], *days: date) -> None:
+        for day in days:
+            rows = [
+                {
+                    "user_id": e.user, "item_id": f"{e.domain}{e.item}", "domain": e.domain, "ts": e.ts,
+                    "event_id": e.event_id, "event_day": e.ts.date(), "source": "test", "item_index": e.item,
+                    "known_ds": day, "arrival_ds": day,
+                }
+                for e in events if e.arrival == day
+            ]  # fmt: skip
+            table = pa.Table.from_pylist(rows, schema=INTERACTIONS.arrow_schema)
+            files = self.lakehouse.stage_arrow("interactions", table, day, "test") if rows else []
+            where = EqualTo("arrival_ds", day.isoformat())
+            self.lakehouse.replace("interactions", where, files, ds=day, run_id="test")
+
+    def build(self, ds: date, *arguments: str) -> Any:
+        """A fresh run of one night; what its snapshot says."""
+        self.run = Run(ds=ds, run_id=f"run{next(self._runs)}", settings=self.settings, arguments=Namespace())
+        assert main(["--ds", ds.isoformat(), "--run-id", self.run.run_id, *arguments]) == 0
+        self.night = Night(self.run, self.lakehouse)
+        found = past_nights(self.lakehouse, self.night.snapshot("sequences"))[0]
+        assert found.ds == ds
+        return found
+
+    def sets(self) -> tuple[SequenceSet, ...]:
+        vocabulary = read_vocabulary(self.lakehouse, self.night, self.run.ds, self.settings.domain_names)
+        splits = ("train", "valid", "test", "serve")
+        return read_sequences(self.run, self.lakehouse, self.night, vocabulary, *splits)
+
+    def check(self, spark: SparkSession, log: list[Event]) -> None:
+        """All that the night's readers get is what the plain computation says."""
+        ds, own = self.run.ds, self.settings.sequences
+        known = [e for e in log if e.arrival <= ds]
+        windows = split_windows(self.run.cutoff, own.valid_days, own.test_days)
+        for made, window in zip(self.sets(), windows, strict=True):
+            assert as_rows(made) == expected(known, window, own.max_length), window.split
+        users = [row.asDict() for row in _read_users(spark, self.run, self.lakehouse, self.night).collect()]
+        assert len(users) == len({row["user_id"] for row in users})
+        assert seen(users) == expected_seen(known)
+        vocabulary = read_vocabulary(self.lakehouse, self.night, ds, self.settings.domain_names)
+        since = self.run.cutoff - timedelta(days=3)
+        counts = count_events(self.lakehouse, self.night, ds, since, self.run.cutoff, vocabulary)
+        for domain, found in zip(vocabulary.domains, counts, strict=True):
+            plain = np.zeros(N_ITEMS, int)
+            for e in known:
+                plain[e.item - 1] += e.domain == domain and since <= e.ts < self.run.cutoff
+            assert found.tolist() == plain.tolist()
 
 
-def build(spark: SparkSession, events: list[Any], index: dict[tuple[str, str], int]) -> tuple[Any, Any]:
-    arrival = date(2024, 1, 10)
-    rows = [(u, i, d, ts, e, ts.date(), "test", arrival) for u, i, d, ts, e in events]
-    items = [(domain, item, number, arrival) for (domain, item), number in index.items()]
-    histories = user_histories(
-        spark.createDataFrame(rows, INTERACTIONS.spark_ddl),
-        spark.createDataFrame(items, ITEMS.spark_ddl),
-        DOMAINS,
-        CUTOFF,
+@pytest.fixture
+def project(spark: SparkSession, settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch) -> Project:
+    return Project(settings, monkeypatch)
+
+
+def test_nights_with_a_gap_a_rerun_an_empty_night_and_a_compaction(
+    spark: SparkSession, project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = [e for e in random_log(5, FIRST, n_days=9, n_users=15) if e.arrival != D[6]]
+    project.land(log, *D[:3])
+    first = project.build(D[2])
+    assert (first.kind, first.base_ds, first.reason) == ("full", D[2], "no sequences of an earlier night")
+    assert "full rebuild: no sequences of an earlier night" in capsys.readouterr().out
+    project.check(spark, log)
+
+    project.land(log, *D[3:6])
+    second = project.build(D[5])  # two landing days had no night
+    assert (second.kind, second.base_ds, second.previous_ds) == ("incremental", D[2], D[2])
+    assert "incremental: on the night of 2024-01-03" in capsys.readouterr().out
+    project.check(spark, log)
+    again = project.build(D[5])  # the same night once more: on the same night before
+    assert (again.kind, again.previous_ds, again.events) == ("incremental", D[2], second.events)
+    project.check(spark, log)
+
+    empty = project.build(D[6])
+    assert (empty.kind, empty.previous_ds, empty.events) == ("incremental", D[5], second.events)
+    project.check(spark, log)
+
+    project.change(compact_share=0.1)
+    project.land(log, D[7])
+    third = project.build(D[7])
+    assert (third.kind, third.base_ds) == ("compacted", D[7])
+    assert "all rows are written: " in capsys.readouterr().out
+    project.check(spark, log)
+    project.change()
+    project.land(log, D[8])
+    assert project.build(D[8]).base_ds == D[7]
+    project.check(spark, log)
+    assert project.build(D[7]).kind == "compacted", "a later night counts on it to hold every user"
+    project.check(spark, log)
+    assert project.build(D[8], "--full").reason == "--full asked for it"
+    project.check(spark, log)
+    audits = project.lakehouse.read_arrow("audits", project.lakehouse.current_snapshot("audits")).to_pylist()
+    accounts = [row for row in audits if "n_events of" in row["rule"]]
+    assert len(accounts) == 10 and all(row["success"] for row in accounts)
+
+
+LOG = [
+    Event(
+        user,
+        "books",
+        item,
+        datetime(2024, 1, day, 12, tzinfo=UTC),
+        10 * day + item,
+        FIRST + timedelta(days=day - 1),
     )
-    splits = split_histories(histories, split_windows(CUTOFF, valid_days=3, test_days=2), T)
-    return cross_sequences(splits, T), single_sequences(splits, DOMAINS, T)
+    for day in range(1, 6)
+    for item, user in enumerate(("ann", "bob", "cai")[: 1 + day % 3], 1)
+]
 
 
-@pytest.fixture(scope="module")
-def index() -> dict[tuple[str, str], int]:
-    return {(d, f"{d[0]}{n}"): n + 1 for d in DOMAINS for n in range(9)}
+def ingested_again(project: Project) -> None:
+    project.land([e for e in LOG if e.user != "bob"], D[1])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_every_row_equals_the_plain_computation(
-    spark: SparkSession, index: dict[tuple[str, str], int], seed: int
+def ingested_late(project: Project) -> None:
+    project.land([LOG[0]._replace(arrival=D[1] - timedelta(days=9), event_id=1)], D[1] - timedelta(days=9))
+
+
+def built_again(project: Project) -> None:
+    project.build(D[1], "--full")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda project: project.change(max_length=5), "T changed from 3 to 5"),
+        (lambda project: project.change(valid_days=2), "valid_days changed from 1 to 2"),
+        (lambda project: project.change(test_days=2), "test_days changed from 1 to 2"),
+        (
+            lambda project: project.change(domains=("books", "groceries", "toys")),
+            "the list of domains changed from books toys groceries to books groceries toys",
+        ),
+        (ingested_again, "the landing day 2024-01-02 was ingested again"),
+        (ingested_late, "the landing day 2023-12-24 was ingested after the night of 2024-01-03"),
+        (built_again, "the sequences of 2024-01-02 were built again after those of 2024-01-03"),
+    ],
+)
+def test_what_makes_a_night_build_everything_anew(
+    project: Project, capsys: pytest.CaptureFixture[str], change: Callable[[Project], Any], reason: str
 ) -> None:
-    events = random_log(seed)
-    cross, single = build(spark, events, index)
-    expected_cross, expected_single = expected_rows(events, index)
-    columns = CROSS_SEQUENCES.column_names[2:-1]
-    assert {(r.user_id, r.split): tuple(r[c] for c in columns) for r in cross.collect()} == expected_cross
-    columns = SINGLE_SEQUENCES.column_names[3:-1]
-    found = {(r.user_id, r.domain, r.split): tuple(r[c] for c in columns) for r in single.collect()}
-    assert found == expected_single
+    project.land(LOG, *D[:4])
+    project.build(D[1])
+    assert project.build(D[2]).kind == "incremental"
+    change(project)
+    capsys.readouterr()
+    made = project.build(D[3])
+    assert (made.kind, made.reason, made.base_ds) == ("full", reason, D[3])
+    assert f"full rebuild: {reason}\n" in capsys.readouterr().out
+    project.land(LOG, D[4])
+    assert project.build(D[4]).kind == "incremental"
 
 
-def test_events_at_or_after_the_cutoff_change_nothing(
-    spark: SparkSession, index: dict[tuple[str, str], int]
+def test_an_incremental_night_opens_only_the_files_of_new_arrivals(
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    events = random_log(2)
-    kept = [e for e in events if e[3] < CUTOFF]
-    assert len(kept) < len(events)
-    with_future, without = build(spark, events, index), build(spark, kept, index)
-    for one, other in zip(with_future, without, strict=True):
-        assert sorted(map(str, one.collect())) == sorted(map(str, other.collect()))
+    project.land(LOG, *D[:4])
+    project.build(D[2])
+    opened: list[str] = []
+    whole = Lakehouse.files
+
+    def files(self: Lakehouse, name: str, *arguments: Any) -> list[str]:
+        found = whole(self, name, *arguments)
+        opened.extend(found if name == "interactions" else [])
+        return found
+
+    monkeypatch.setattr(Lakehouse, "files", files)
+    assert project.build(D[3]).kind == "incremental"
+    assert opened and all(f"/{D[3]}-" in file for file in opened)
 
 
-def test_a_place_points_to_the_same_event_of_the_cross_row(
-    spark: SparkSession, index: dict[tuple[str, str], int]
+def test_an_event_of_an_item_that_the_night_does_not_know_counts_when_it_is_known(
+    spark: SparkSession, project: Project
 ) -> None:
-    cross, single = build(spark, random_log(3), index)
-    rows = {(r.user_id, r.split): r for r in cross.collect()}
-    pointed = 0
-    for row in single.collect():
-        whole = rows[row.user_id, row.split]
-        for place, item, time in zip(row.places, row.item_indexes, row.times, strict=True):
-            if place >= 0:
-                pointed += 1
-                assert (whole.item_indexes[place], whole.times[place]) == (item, time)
-                assert DOMAINS[whole.domain_codes[place] - 1] == row.domain
-    assert pointed > 100
+    """An old landing day that is ingested again brings an item whose index is newer than the day."""
+    project.land(LOG, *D[:3])
+    table = project.lakehouse.read_arrow("interactions", project.lakehouse.current_snapshot("interactions"))
+    rows = [row for row in table.to_pylist() if row["arrival_ds"] == D[1]]
+    rows[0]["known_ds"] = D[2]
+    files = project.lakehouse.stage_arrow(
+        "interactions", pa.Table.from_pylist(rows, schema=INTERACTIONS.arrow_schema), D[1], "test"
+    )
+    where = EqualTo("arrival_ds", D[1].isoformat())
+    project.lakehouse.replace("interactions", where, files, ds=D[1], run_id="test")
+    total = len([e for e in LOG if e.arrival <= D[1]])
+    assert project.build(D[1]).events == total - 1
+    after = project.build(D[2])
+    assert (after.kind, after.events) == ("incremental", len([e for e in LOG if e.arrival <= D[2]]))
+    project.check(spark, LOG)
 
 
-def test_windows_are_adjacent_and_end_with_the_night() -> None:
-    train, valid, test, serve = split_windows(CUTOFF, valid_days=3, test_days=2)
-    assert train.cut == valid.start and valid.cut == test.start
-    assert test.cut == serve.cut == CUTOFF
-    assert (test.cut - test.start).days == 2 and (valid.cut - valid.start).days == 3
+def test_readers_say_what_does_not_fit(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--ds", D[0].isoformat()]) == 1
+    assert "no event before 2024-01-02 00:00 UTC: ingest a day with events first" in capsys.readouterr().err
+    project.land(LOG, *D[:4])
+    project.build(D[1])
+    project.build(D[2])
+    project.change(test_days=2)
+    project.run = Run(ds=D[2], run_id=project.run.run_id, settings=project.settings, arguments=Namespace())
+    with pytest.raises(JobError, match=r"test_days changed from 1 to 2 since .*: run build_sequences again"):
+        project.sets()
+    project.change()
+    project.build(D[1])
+    project.run = Run(ds=D[2], run_id="other", settings=project.settings, arguments=Namespace())
+    project.night = Night(project.run, project.lakehouse)
+    with pytest.raises(
+        JobError, match="2024-01-02 were built again after those of 2024-01-03: build these again too"
+    ):
+        project.sets()
+    project.run = Run(ds=D[3], run_id="next", settings=project.settings, arguments=Namespace())
+    project.night = Night(project.run, project.lakehouse)
+    with pytest.raises(JobError, match="no sequences of 2024-01-04: run build_sequences"):
+        project.sets()
+
+
+def test_a_warehouse_of_an_older_version_is_refused_in_one_line(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with project.lakehouse.table("interactions").update_schema() as update:
+        update.delete_column("item_index")
+    assert main(["--ds", D[0].isoformat()]) == 1
+    error = capsys.readouterr().err.strip()
+    assert "without item_index" in error and "ingest its landing days anew" in error and "\n" not in error
+
+
+def test_histories_of_no_rows_are_empty() -> None:
+    histories = Histories.of(SEQUENCES.arrow_schema.empty_table())
+    assert len(histories.user_ids) == len(histories.rows_E) == 0

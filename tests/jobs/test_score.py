@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,9 @@ import pytest
 import torch
 
 from jobs.loaded_model import widen
+from jobs.schemas import SEQUENCES
 from jobs.score import ScoringTask, popularity, score_users
+from jobs.splits import split_windows
 from syncrec_model import ModelConfig, SyNCRec, Vocabulary
 
 T = 6
@@ -31,50 +34,28 @@ def loaded() -> Any:
 def task(top_n: int = 4, min_history: int = 1) -> ScoringTask:
     popular, shares = popularity(COUNTS)
     return ScoringTask(
-        model_folder="", vocabulary_file="", version="4", domains=DOMAINS, repeats=("groceries",), top_n=top_n,
-        min_history=min_history, popular=popular, shares=shares,
+        model_folder="", vocabulary_file="", version="4", domains=DOMAINS, repeats=("groceries",), max_length=T,
+        serve=split_windows(datetime(2024, 1, 6, tzinfo=UTC), 1, 1)[-1], top_n=top_n, min_history=min_history,
+        popular=popular, shares=shares,
     )  # fmt: skip
 
 
-def users(histories: dict[str, list[tuple[str, int]]]) -> pa.Table:
-    """Rows as users_to_score makes them, from (domain, item index) histories."""
-    rows = []
-    for user, history in histories.items():
-        pad = [0] * (T - len(history))
-        singles = []
-        for domain in dict.fromkeys(d for d, _ in history):
-            places = [i + len(pad) for i, (d, _) in enumerate(history) if d == domain]
-            items = [i for d, i in history if d == domain]
-            own_pad = T - len(items)
-            singles.append(
-                {
-                    "domain": domain,
-                    "item_indexes": [0] * own_pad + items,
-                    "places": [-1] * own_pad + places,
-                    "length": len(items),
-                }
-            )
-        seen = {(DOMAINS.index(d) + 1, i) for d, i in history if d != "groceries"}
-        rows.append(
-            {
-                "user_id": user,
-                "item_indexes": pad + [i for _, i in history],
-                "domain_codes": pad + [DOMAINS.index(d) + 1 for d, _ in history],
-                "times": pad + list(range(1, len(history) + 1)),
-                "length": len(history),
-                "singles": singles,
-                "seen": [{"code": c, "item_index": i} for c, i in sorted(seen)],
-            }
-        )
-    single = pa.struct(
-        [("domain", pa.string()), ("item_indexes", pa.list_(pa.int32())), ("places", pa.list_(pa.int32())),
-         ("length", pa.int32())]
-    )  # fmt: skip
-    schema = pa.schema(
-        [("user_id", pa.string()), ("item_indexes", pa.list_(pa.int32())), ("domain_codes", pa.list_(pa.int32())),
-         ("times", pa.list_(pa.int64())), ("length", pa.int32()), ("singles", pa.list_(single)),
-         ("seen", pa.list_(pa.struct([("code", pa.int32()), ("item_index", pa.int32())])))]
-    )  # fmt: skip
+def users(
+    histories: dict[str, list[tuple[str, int]]], older: dict[str, list[tuple[str, int]]] | None = None
+) -> Any:
+    """Rows of `sequences` from (domain, item index) histories; `older`: events that are not kept."""
+    rows = [
+        {
+            "user_id": user,
+            "items": [item for _, item in history],
+            "domains": [DOMAINS.index(domain) + 1 for domain, _ in history],
+            "times": list(range(1, len(history) + 1)),
+            "older_items": [(DOMAINS.index(d) + 1 << 32) + item for d, item in (older or {}).get(user, [])],
+        }
+        for user, history in histories.items()
+    ]
+    names = ["user_id", "items", "domains", "times", "older_items"]
+    schema = pa.schema([SEQUENCES.arrow_schema.field(name) for name in names])
     return pa.Table.from_pylist(rows, schema=schema)
 
 
@@ -85,9 +66,11 @@ def lists(batch: pa.RecordBatch) -> dict[tuple[str, str], list[dict[str, Any]]]:
     return {key: sorted(rows, key=lambda r: r["rank"]) for key, rows in found.items()}
 
 
-def recommend(histories: dict[str, list[tuple[str, int]]], loaded: Any, made: ScoringTask) -> Any:
+def recommend(
+    histories: dict[str, list[tuple[str, int]]], loaded: Any, made: ScoringTask, older: Any = None
+) -> Any:
     ids = [pa.array(i, pa.string()) for i in loaded.vocabulary.item_ids]
-    return lists(score_users(users(histories), loaded, ids, made))
+    return lists(score_users(users(histories, older), loaded, ids, made))
 
 
 HISTORIES = {"u": [("books", 1), ("toys", 2), ("books", 3), ("groceries", 5)], "v": [("toys", 4)]}
@@ -108,6 +91,15 @@ def test_seen_items_stay_out_unless_the_domain_repeats(loaded: Any) -> None:
     assert not {"books1", "books3"} & {r["item_id"] for r in found["u", "books"]}
     assert "toys2" not in {r["item_id"] for r in found["u", "toys"]}
     assert "groceries5" in {r["item_id"] for r in found["u", "groceries"]}
+
+
+def test_items_of_events_that_are_no_longer_kept_stay_out_too(loaded: Any) -> None:
+    older = {"u": [("books", 5), ("groceries", 2)], "v": [("toys", 6)]}
+    found = recommend(HISTORIES, loaded, task(top_n=7), older)
+    assert not {"books1", "books3", "books5"} & {r["item_id"] for r in found["u", "books"]}
+    assert "groceries2" in {r["item_id"] for r in found["u", "groceries"]}
+    assert not {"toys4", "toys6"} & {r["item_id"] for r in found["v", "toys"]}
+    assert "toys6" in {r["item_id"] for r in found["u", "toys"]}
 
 
 def test_short_lists_are_filled_from_popularity_and_marked(loaded: Any) -> None:

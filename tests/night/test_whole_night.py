@@ -121,7 +121,7 @@ def test_each_user_and_domain_has_its_list_and_strangers_have_one(project: Proje
     for ds in NIGHTS:
         recommendations = project.rows("recommendations", ds)
         users = {row["user_id"] for row in recommendations}
-        known = {row["user_id"] for row in project.rows("cross_sequences", ds) if row["split"] == "serve"}
+        known = {row["user_id"] for day in NIGHTS if day <= ds for row in project.rows("sequences", day)}
         assert users == known | {ANYONE}
         lengths = Counter((row["user_id"], row["domain"]) for row in recommendations)
         assert {domain for _, domain in lengths} == set(project.settings.domain_names)
@@ -159,8 +159,7 @@ def test_every_audit_held_and_the_account_of_the_lines_balances(project: Project
         audits = project.rows("audits", ds)
         assert {row["table_name"] for row in audits} >= {
             "interactions",
-            "cross_sequences",
-            "single_sequences",
+            "sequences",
             "recommendations",
         }
         assert [row["rule"] for row in audits if not row["success"]] == []

@@ -141,7 +141,9 @@ def put(lakehouse: Lakehouse, table: str, day: date, rows: list[dict[str, Any]],
 
 def _event(number: int, arrival: date, day: date, user: str, domain: str, item: str) -> dict[str, Any]:
     ts = datetime(day.year, day.month, day.day, 12, tzinfo=UTC) + timedelta(minutes=number)
-    values = {"user_id": user, "item_id": item, "domain": domain, "source": domain}
+    index = next(i for d, name, i, _ in ITEMS if (d, name) == (domain, item))
+    values = {"user_id": user, "item_id": item, "domain": domain, "source": domain, "item_index": index}
+    values |= {"known_ds": arrival}
     return values | {"ts": ts, "event_id": number, "event_day": day, "arrival_ds": arrival}
 
 
