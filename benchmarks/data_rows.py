@@ -17,7 +17,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from pyiceberg.expressions import AlwaysTrue
+from pyiceberg.expressions import EqualTo
 
 from benchmarks import spark_events
 from benchmarks.data_peers import LENGTH
@@ -130,13 +130,13 @@ class Rows:
             return Reading(cost=cost)
         work = spark_events.read_events(self.folder / f"{name}-events").to_dict()
         lakehouse = self._lakehouse(config)
-        table = lakehouse.table("sequences")
-        snapshot = table.current_snapshot()
+        snapshot = lakehouse.table("sequences").current_snapshot()
         said = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
-        tasks = list(table.scan(row_filter=AlwaysTrue()).plan_files())
-        written = sum(t.file.file_size_in_bytes for t in tasks if t.file.partition[0] == ds)
+        number = lakehouse.current_snapshot("sequences")
+        fresh = lakehouse.files("sequences", number, EqualTo("ds", ds.isoformat()))
+        written = sum(Path(file.removeprefix("file://")).stat().st_size for file in fresh)
         files = self.folder / f"{name}-files.json"
-        files.write_text(json.dumps([task.file.file_path for task in tasks]), encoding="utf-8")
+        files.write_text(json.dumps(lakehouse.files("sequences", number)), encoding="utf-8")
         kind = f"{said.get('syncrec.kind', '')} build" if name == "night" else ""
         reading = Reading(cost=cost, output_bytes=written, work=work, note=kind)
         return self._with_digest(reading, "--out", str(self.folder), "--files", str(files))
