@@ -26,6 +26,7 @@ from jobs.lakehouse import NAMESPACE, Lakehouse
 from jobs.schemas import TABLES
 from jobs.settings import Settings, load_settings
 from jobs.spark import spark_session
+from jobs.sql_views import SPARK_NAMES, in_order, sequences_night
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 NO_NIGHT = "no night has run yet: make nightly"
@@ -58,7 +59,10 @@ def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
     for name, location in locations.items():
         path = location.replace("'", "''")
         connection.execute(f"create view {name} as select * from iceberg_scan('{path}')")
-    for view in sql_files("views"):
+    for macro in SPARK_NAMES:
+        connection.execute(f"create macro {macro}")
+    connection.execute(f"create view sequences_night as {sequences_night(lakehouse, 'list_value')}")
+    for view in in_order(sql_files("views")):
         connection.execute(f"create view {view.stem} as {view.read_text(encoding='utf-8')}")
     return connection
 
@@ -74,7 +78,8 @@ def spark_views(spark: SparkSession, settings: Settings) -> None:
     lakehouse = _lakehouse(settings)
     for name in TABLES:
         lakehouse.read(spark, name, lakehouse.current_snapshot(name)).createOrReplaceTempView(name)
-    for view in sql_files("views"):
+    spark.sql(sequences_night(lakehouse, "array")).createOrReplaceTempView("sequences_night")
+    for view in in_order(sql_files("views")):
         spark.sql(view.read_text(encoding="utf-8")).createOrReplaceTempView(view.stem)
 
 
@@ -105,8 +110,11 @@ def _lakehouse(settings: Settings) -> Lakehouse:
         present = {name for _, name in lakehouse.catalog.list_tables(NAMESPACE)}
     except NoSuchNamespaceError:
         present = set()
-    if not present.issuperset(TABLES):
-        raise JobError(NO_NIGHT)
+    if missing := sorted(set(TABLES) - present):
+        older = f"the tables in {lakehouse.warehouse} are of an older version, without {', '.join(missing)}"
+        raise JobError(
+            f"{older}: give the project a new state_dir and run its nights anew" if present else NO_NIGHT
+        )
     return lakehouse
 
 

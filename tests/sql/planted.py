@@ -13,8 +13,10 @@ import pyarrow as pa
 from pyiceberg.expressions import And, EqualTo
 
 from jobs.lakehouse import Lakehouse
-from jobs.schemas import TABLES
+from jobs.schemas import SEQUENCES, TABLES
+from jobs.sequence_nights import SequenceNight, shape_of
 from jobs.settings import Settings
+from jobs.splits import micros
 
 D27, D28, D29, D30, D31 = (date(2024, 1, day) for day in range(27, 32))
 HOSTILE = "<script>alert('b3')</script>"
@@ -88,6 +90,10 @@ CONFIG = """
 state_dir = "{state}"
 [night]
 bootstrap_through = 2024-01-28
+[sequences]
+max_length = 2
+valid_days = 1
+test_days = 1
 [domains.books]
 [domains.toys]
 [[sources]]
@@ -122,6 +128,8 @@ def fill(settings: Settings, nights: tuple[date, ...] = (D29, D30, D31)) -> Lake
         put(lakehouse, "recommendations", day, _recommendations(day))
         put(lakehouse, "domain_metrics", day, _metrics(day))
         put(lakehouse, "audits", day, [_audit(*a) for a in AUDITS if a[0] == day])
+        if day in nights:
+            _put_sequences(lakehouse, settings, day, first=day == nights[0])
         if day in LISTS:
             put(lakehouse, "nights", day, [_night(day, lakehouse.current_snapshot("recommendations"))])
     return lakehouse
@@ -137,6 +145,37 @@ def put(lakehouse: Lakehouse, table: str, day: date, rows: list[dict[str, Any]],
     lakehouse.replace(
         table, And(where, EqualTo("domain", domain)) if domain else where, files, ds=day, run_id=run_id
     )
+
+
+def _put_sequences(lakehouse: Lakehouse, settings: Settings, day: date, first: bool) -> None:
+    """The rows of the users whose events came that night; all users on the first one."""
+    known = sorted((_event(n, *e) for n, e in enumerate(EVENTS) if e[0] <= day), key=lambda e: e["ts"])
+    own: dict[str, list[dict[str, Any]]] = {}
+    for event in known:
+        own.setdefault(event["user_id"], []).append(event)
+    rows = [
+        {
+            "user_id": user,
+            "items": [e["item_index"] for e in events],
+            "domains": [settings.domain_names.index(e["domain"]) + 1 for e in events],
+            "times": [micros(e["ts"]) for e in events],
+            "event_ids": [e["event_id"] for e in events],
+            "older_items": [],
+            "n_events": len(events),
+            "ds": day,
+        }
+        for user, events in own.items()
+        if first or any(e["arrival_ds"] == day for e in events)
+    ]
+    night = SequenceNight(
+        ds=day, base_ds=D29, previous_ds=None if first else day - timedelta(days=1), previous_snapshot=None,
+        interactions_snapshot=lakehouse.current_snapshot("interactions"), shape=shape_of(settings),
+        kind="full" if first else "incremental", reason="planted", events=len(known),
+    )  # fmt: skip
+    table = pa.Table.from_pylist(rows, schema=SEQUENCES.arrow_schema)
+    files = lakehouse.stage_arrow("sequences", table, day, RUNS[day])
+    where = EqualTo("ds", day.isoformat())
+    lakehouse.replace("sequences", where, files, ds=day, run_id=RUNS[day], properties=night.properties())
 
 
 def _event(number: int, arrival: date, day: date, user: str, domain: str, item: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Every view and ready query gives the same rows on DuckDB and on Spark SQL, and the planted numbers."""
 
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,14 @@ import duckdb
 import pytest
 from pyspark.sql import SparkSession
 
+from jobs.lakehouse import Lakehouse
 from jobs.query import SQL, connect, spark_views, sql_files
 from jobs.schemas import TABLES
+from jobs.sequence_nights import past_nights
+from jobs.sequence_sets import Histories, latest
 from jobs.settings import Settings
+from jobs.splits import split_windows
+from syncrec_model import Vocabulary
 from tests.sql.planted import D29, D30, D31, HOSTILE, QUALITY
 
 VIEWS = [file.stem for file in sql_files("views")]
@@ -56,6 +61,32 @@ def test_a_view_is_the_same_on_both_engines(
     assert names == spark_names
     assert rows, "the planted tables leave no view empty"
     assert sorted(rows, key=repr) == sorted(from_spark, key=repr)
+
+
+def test_the_views_of_sequences_are_what_the_model_reads(
+    duck: duckdb.DuckDBPyConnection, planted: Settings
+) -> None:
+    lakehouse = Lakehouse(planted)
+    night = past_nights(lakehouse, lakehouse.current_snapshot("sequences"))[0]
+    assert (night.ds, night.base_ds) == (D31, D29)
+    histories = Histories.of(latest(lakehouse.read_arrow("sequences", night.snapshot, night.rows())))
+    vocabulary = Vocabulary(("books", "toys"), (["b1", "b2", "b3"], ["t1", "t2", "t3"]))
+    cross, single, n_truncated = {}, {}, 0
+    for window in split_windows(datetime(2024, 2, 1, tzinfo=UTC), 1, 1):
+        made = histories.cut(window, vocabulary, planted.domain_names, planted.sequences.max_length)
+        n_truncated += int((made.cross_lengths_U > 2).sum())
+        for row, user in enumerate(made.user_ids):
+            arrays = (made.cross_items_UT[row].tolist(), made.cross_domains_UT[row].tolist())
+            cross[user, window.split] = (*arrays, int(made.cross_lengths_U[row]))
+        for row, (user, code) in enumerate(zip(made.single_users_N, made.single_domains_N, strict=True)):
+            arrays = (made.single_items_NT[row].tolist(), made.single_places_NT[row].tolist())
+            key = (made.user_ids[user], vocabulary.domains[code - 1], window.split)
+            single[key] = (*arrays, int(made.single_lengths_N[row]))
+    assert n_truncated and len({split for _, split in cross}) == 4
+    rows = duck.sql("select user_id, split, item_indexes, domain_codes, length from cross_sequences").fetchall()
+    assert {row[:2]: row[2:] for row in rows} == cross
+    text = "select user_id, domain, split, item_indexes, places, length from single_sequences"
+    assert {row[:3]: row[3:] for row in duck.sql(text).fetchall()} == single
 
 
 @pytest.mark.parametrize("file", QUERIES, ids=lambda file: file.stem)
