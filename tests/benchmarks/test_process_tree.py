@@ -19,9 +19,10 @@ def run(code: str, folder: Path, *, limit_gib: float = 4, limit_seconds: float =
     )
 
 
-def test_children_count_in_processor_time_and_memory(tmp_path: Path) -> None:
+def test_descendants_count_in_processor_time_and_memory(tmp_path: Path) -> None:
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BURN.format(seconds=1)!r}])"
-    assert run(child, tmp_path).cpu_seconds > 0.8
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    assert run(parent, tmp_path).cpu_seconds > 0.8
     held = HOLD.format(mib=200, seconds=1.5)
     both = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {held!r}])\n{held}\np.wait()"
     cost = run(both, tmp_path)
