@@ -86,6 +86,7 @@ def test_days_tie_and_clocks_are_late(events: pa.Table) -> None:
     assert (micros // 86_400_000_000 == day.astype(int)).all()
     assert (micros[~clock] % 86_400_000_000 == 0).all() and (lag[~clock] == 0).all()
     assert lag.min() == 0 and lag.max() == LATEST and 0.05 < (lag[clock] > 0).mean() < 0.15
+    assert (micros[clock] // 1_000 % 1_000 == 1 + lag[clock]).all(), "no two landing days draw the same time"
     ties = events.group_by(["user_id", "ts"]).aggregate([([], "count_all")])["count_all"].to_numpy()
     assert (ties > 1).mean() > 0.1, "events of one user share a timestamp"
     arrived = np.unique(events["arrival_ds"].to_numpy())
