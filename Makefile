@@ -9,7 +9,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-nights test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep
+.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -74,6 +74,13 @@ bench-sweep: setup ## quality over C, K, j, T, delta, eta, users: hours, resumab
 	@$(JOBS)/python -m benchmarks.quality.sweeps $(if $(SWEEP),--sweeps $(SWEEP)) $(if $(FULL),--full) \
 	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)") \
 	    $(if $(DEVICE),--device "$(DEVICE)") $(if $(REPORT),--report) $(if $(RECORD),--record)
+
+bench-data: setup ## sequences of generated logs beside DuckDB and others; SIZES="1 5 20 50" ROUNDS=3 QUICK=1 RELEASED=../SyNCRec
+	@sh -c "$$SETUP" bench || echo "bench-data goes on without the row of the kept library"
+	@$(JOBS)/python -m benchmarks.data $(if $(QUICK),--quick) $(if $(SIZES),--sizes $(SIZES)) \
+	    $(if $(ROUNDS),--rounds "$(ROUNDS)") $(if $(ROWS),--rows $(ROWS)) $(if $(FOLDER),--folder "$(FOLDER)") \
+	    $(if $(RELEASED),--released "$(RELEASED)") $(if $(FULL_MEMORY),--full-memory "$(FULL_MEMORY)") \
+	    $(if $(NIGHT_MEMORY),--night-memory "$(NIGHT_MEMORY)")
 
 bench-planted: setup ## does NTG find what the sample planted? hours, resumable; SEEDS=5 EPOCHS=12 VARIANTS="uniform no-mim"
 	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") \
