@@ -183,7 +183,8 @@ def stage(frame: DataFrame, folder: Path, by: str, *, largest: int = 0) -> list[
 def day_ranges(days: Sequence[date], most: int = 50) -> list[tuple[date, date]]:
     """At most so many ranges that hold all of the days, with the widest gaps between them left out."""
     ordered = sorted(set(days))
-    gaps = sorted(range(1, len(ordered)), key=lambda place: ordered[place - 1] - ordered[place])[: most - 1]
+    width = {place: (ordered[place] - ordered[place - 1]).days for place in range(1, len(ordered))}
+    gaps = sorted((place for place in width if width[place] > 1), key=lambda place: -width[place])[: most - 1]
     starts = [0, *sorted(gaps)] if ordered else []
     return [(ordered[a], ordered[b - 1]) for a, b in zip(starts, [*starts[1:], len(ordered)], strict=True)]
 

@@ -31,6 +31,7 @@ from jobs.schemas import TABLES, Table
 from jobs.settings import Settings
 
 NAMESPACE = "syncrec"
+EPOCH = date(1970, 1, 1).toordinal()
 log = logging.getLogger("syncrec")
 
 
@@ -145,7 +146,10 @@ class Lakehouse:
         if snapshot is not None:
             scan = self.table(name).scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot)
             for task in scan.plan_files():
-                found.setdefault(task.file.partition[0], {})[task.file.file_path] = task.file.record_count
+                value = task.file.partition[0]
+                if TABLES[name].partition != "domain":  # Iceberg keeps a day as the number of days since 1970
+                    value = date.fromordinal(EPOCH + value)
+                found.setdefault(value, {})[task.file.file_path] = task.file.record_count
         return found
 
     def read(

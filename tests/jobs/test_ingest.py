@@ -16,7 +16,7 @@ from pyiceberg.expressions import EqualTo
 from pyspark.sql import SparkSession
 
 from jobs import command
-from jobs.ingest import assign_indexes, main, reject_reason, transform
+from jobs.ingest import assign_indexes, day_ranges, earlier_where, main, reject_reason, transform
 from jobs.ingest_checks import Account, ReasonCounts, check_accounting, check_shares, check_volume
 from jobs.lakehouse import Lakehouse
 from jobs.readers import RAW
@@ -186,6 +186,11 @@ def test_bootstrap_equals_day_by_day_and_a_rerun_replaces_its_day_only(
         (6, "c", D3),
     ]
     assert len(daily.tables()["interactions"]) == 7
+    indexes = {row[:2]: row[2] for row in daily.rows("items", "domain", "item_id", "item_index")}
+    for domain, item, index, known, arrival in daily.rows(
+        "interactions", "domain", "item_id", "item_index", "known_ds", "arrival_ds"
+    ):
+        assert (index, known) == (indexes[domain, item], arrival)
 
     before = daily.tables()
     daily.land(D2, [line("c", "z", noon(D2)), line("new", "new", noon(D2))])
@@ -197,6 +202,8 @@ def test_bootstrap_equals_day_by_day_and_a_rerun_replaces_its_day_only(
     # Known at no day before the items with smaller indexes, though it arrived on the second day.
     assert set(after["items"]) - set(before["items"]) == {("books", "new", 7, D3)}
     assert set(before["items"]) < set(after["items"])
+    again = daily.rows("interactions", "item_id", "item_index", "known_ds", "arrival_ds")
+    assert ("new", 7, D3, D2) in again and ("z", 5, D2, D2) in again
 
     daily.land(D4, [])
     capsys.readouterr()
@@ -281,6 +288,31 @@ def test_indexes_only_ever_grow(spark: SparkSession) -> None:
         ("books", "a", 4, D4),
         ("toys", "q", 1, D2),
     }
+
+
+def test_one_very_late_day_opens_its_own_files_alone(settings: Callable[..., Settings]) -> None:
+    long_ago, d5 = date(2019, 7, 1), date(2024, 1, 5)
+    assert day_ranges([D4, long_ago, D3, D1, D3]) == [(long_ago, long_ago), (D1, D1), (D3, D4)]
+    assert day_ranges([D4, long_ago, D3, D1], most=2) == [(long_ago, long_ago), (D1, D4)]
+    assert day_ranges([D2]) == [(D2, D2)]
+    lakehouse = Lakehouse(settings())
+    lakehouse.create_tables()
+    for day in (long_ago, date(2022, 1, 1), D3, D4):
+        rows = {field.name: pa.nulls(2, field.type) for field in INTERACTIONS.arrow_schema}
+        days = pa.array([day] * 2, pa.date32())
+        table = pa.table({**rows, "arrival_ds": days, "event_day": days})
+        files = lakehouse.stage_arrow("interactions", table, day, "test")
+        lakehouse.replace("interactions", EqualTo(term="arrival_ds", value=day), files, ds=day, run_id="test")
+    snapshot = lakehouse.current_snapshot("interactions")
+
+    def opened(*days: date) -> set[str]:
+        return {file.split("/data/")[1][:10] for file in lakehouse.files(
+            "interactions", snapshot, earlier_where(days, d5)
+        )}  # fmt: skip
+
+    assert opened(D4, long_ago) == {str(D4), str(long_ago)}
+    assert opened(D3) == {str(D3)}
+    assert opened(d5) == set()
 
 
 def test_an_account_that_does_not_balance_is_found() -> None:
