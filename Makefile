@@ -8,7 +8,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup nightly up down sql test test-nights test-registry lint format clean distclean constraints
+.PHONY: help setup nightly up down sql test test-nights test-cluster test-registry lint format clean distclean constraints
 .PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data
 
 help: ## list the commands
@@ -35,6 +35,9 @@ test: setup ## all tests; TESTS=tests/dags runs some
 
 test-nights: setup ## the whole-night test with a second night, of a champion alone: minutes
 	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night
+
+test-cluster: setup ## whole nights on a Spark cluster of two workers, one of them killed: minutes
+	@SYNCREC_TEST_CLUSTER=1 $(JOBS)/python -m pytest -s tests/night/test_cluster.py
 
 test-registry: setup ## a registered model in a fresh environment of mlflow and its requirements: minutes, 2 GB
 	@SYNCREC_TEST_REGISTRY=1 $(JOBS)/python -m pytest tests/jobs/test_registry_alone.py

@@ -154,6 +154,16 @@ class Catalog(_Section):
     uri: str | None = Field(None, description="SQLAlchemy address; default sqlite in <state_dir>/warehouse")
     warehouse: str | None = Field(None, description="folder of the tables; default <state_dir>/warehouse")
 
+    @field_validator("warehouse")
+    @classmethod
+    def _folder(cls, warehouse: str | None) -> str | None:
+        if warehouse and "://" in warehouse:
+            raise ValueError(
+                f"'{warehouse}': give a folder that jobs and Spark executors share under one path; object stores "
+                "are not supported (docs/cluster.md)"
+            )
+        return warehouse
+
 
 class MLflow(_Section):
     """Tracking server and registry."""
