@@ -4,12 +4,13 @@ CONFIG ?= $(or $(SYNCREC_CONFIG),syncrec.toml)
 JOBS := .venv/jobs/bin
 AIRFLOW_VERSION := 3.3.2
 BENCH_LIBRARY := rectools[torch]==0.19.0
+BENCH_RANKER := faiss-cpu==1.15.1
 SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-nights test-cluster test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data
+.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data bench-score
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -61,6 +62,11 @@ bench-train: setup ## training speed beside the released code; RELEASED=../SyNCR
 
 bench-catalogue: setup ## 1,000,000 items in five domains: memory, users/s, where the time goes; five minutes
 	@$(JOBS)/python -m benchmarks.large_catalogue
+
+bench-score: setup ## the best 100 of up to 1 M items, beside FAISS and RecTools; SIZES="10k 100k" ROUNDS=5 SHRINK=20
+	@sh -c "$$SETUP" bench || echo "bench-score goes on without the rows of the kept libraries"
+	@$(JOBS)/python -m benchmarks.score $(if $(SIZES),--sizes $(SIZES)) $(if $(ROUNDS),--rounds "$(ROUNDS)") \
+	    $(if $(SHRINK),--shrink "$(SHRINK)")
 
 bench-sampled: setup ## sampled against full softmax in quality, on set A5; DATA=folder of interactions.parquet
 	@$(JOBS)/python -m benchmarks.sampled_softmax $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
@@ -217,10 +223,10 @@ setup() {
         -c constraints/orchestrator.txt apache-airflow==$(AIRFLOW_VERSION)
 }
 
-# bench: the environment of the library whose SASRec is a row of bench-train; it pins other versions than ours.
+# bench: the environment of kept libraries that are rows of benchmarks; they pin other versions than ours.
 bench() {
     size='1 GB, a minute or more'
-    environment bench "$$(cat constraints/bench.txt | cksum) in $$PWD" -c constraints/bench.txt '$(BENCH_LIBRARY)' torch
+    environment bench "$$(cat constraints/bench.txt | cksum) in $$PWD" -c constraints/bench.txt '$(BENCH_LIBRARY)' '$(BENCH_RANKER)' torch
 }
 
 # freeze LABEL: the versions of a fresh environment under the head of the file that is there.
@@ -243,7 +249,7 @@ constraints() {
         case $$label in
             jobs) set -- -e '.[jobs,dev]' ;;
             orchestrator) set -- apache-airflow==$(AIRFLOW_VERSION) ;;
-            bench) set -- '$(BENCH_LIBRARY)' "$$(grep '^torch==' constraints/jobs.txt)" ;; # the same torch: a fair row
+            bench) set -- '$(BENCH_LIBRARY)' '$(BENCH_RANKER)' "$$(grep '^torch==' constraints/jobs.txt)" ;; # the same torch: a fair row
         esac
         pip_install fresh .venv/fresh/bin/python "$$@"
         freeze $$label

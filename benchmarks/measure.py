@@ -5,18 +5,16 @@ torch alone, and no syncrec_model: other libraries' environments import this fil
 
 from __future__ import annotations
 
-import re
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode, mm_flop, sdpa_backward_flop_count, sdpa_flop_count
+
+from benchmarks.memory import resident_peak_gib
 
 Step = Callable[[int], object]
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -72,14 +70,7 @@ def peak_gib(device: torch.device) -> float:
     """Return the highest memory use of this process so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    try:  # getrusage of a child starts at its parent's peak; this line of /proc is the process's own
-        found = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text(encoding="utf-8"))
-    except OSError:
-        found = None
-    if found is not None:
-        return int(found[1]) / 2**20
-    unit = 2**30 if sys.platform == "darwin" else 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+    return resident_peak_gib()
 
 
 def _attention_forward(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:

@@ -83,12 +83,25 @@ class Blend(nn.Module):
         assert self.neighbours is not None
         if name == "popularity":
             return self.neighbours.log_popularity(code)[None]
+        return self.neighbours.scores(*self._events(name, cross, single, code), len(cross_RV), code)
+
+    def near_pairs(
+        self, name: str, cross: PackedSequences, single: PackedSequences, code: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return row, item (from 0) and value of what "near" or "near_own" adds up, [P], rows ascending."""
+        assert self.neighbours is not None
+        return self.neighbours.pairs(*self._events(name, cross, single, code), code)
+
+    def _events(
+        self, name: str, cross: PackedSequences, single: PackedSequences, code: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return row, stacked item and age of the events that a neighbour feature reads."""
         packed, first_row = (cross, 0) if name == "near" else (single, sum(single.rows_per_task[:code]))
         own_N = packed.items_N > 0
         if name == "near_own":
             own_N = own_N & (packed.tasks_N == code)
         row_n, item_n, age_n = (part[own_N] for part in (packed.rows_N, packed.items_N, packed.positions_N))
-        return self.neighbours.scores(row_n - first_row, item_n, age_n, len(cross_RV), code)
+        return row_n - first_row, item_n, age_n
 
     def forward(
         self, cross_RV: Tensor, single_RV: Tensor, cross: PackedSequences, single: PackedSequences, code: int

@@ -86,12 +86,17 @@ class Neighbours(nn.Module):
         self.weights = older.weights.cpu()[kept][order].to(device)
 
     def scores(self, row_N: Tensor, item_N: Tensor, age_N: Tensor, n_rows: int, code: int) -> Tensor:
-        """Return how near each item of a domain is to the histories, [m, V_d].
+        """Return how near each item of a domain is to the histories, [m, V_d]; parameters as for `pairs`."""
+        out_mV = self.weights.new_zeros(n_rows, self.n_items[code - 1])
+        row_P, item_P, weight_P = self.pairs(row_N, item_N, age_N, code)
+        return out_mV.view(-1).index_add_(0, row_P * out_mV.shape[1] + item_P, weight_P).view_as(out_mV)
+
+    def pairs(self, row_N: Tensor, item_N: Tensor, age_N: Tensor, code: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return row, item of a domain (from 0) and weight of every near item of every event, [P], events in order.
 
         row_N, item_N: stacked items of the histories' events; age_N: events of the same history after it.
         """
         n_domains = len(self.n_items)
-        out_mV = self.weights.new_zeros(n_rows, self.n_items[code - 1])
         group_N = item_N * n_domains + code - 1
         start_N = self.starts[group_N]
         size_N = self.starts[group_N + 1] - start_N
@@ -99,8 +104,7 @@ class Neighbours(nn.Module):
         before_N = size_N.cumsum(0) - size_N
         place_P = start_N[token_P] + torch.arange(len(token_P), device=size_N.device) - before_N[token_P]
         weight_P = self.weights[place_P] * DECAY ** age_N[token_P].to(self.weights.dtype)
-        flat_P = row_N[token_P] * out_mV.shape[1] + self.items[place_P].long() - 1
-        return out_mV.view(-1).index_add_(0, flat_P, weight_P).view_as(out_mV)
+        return row_N[token_P], self.items[place_P].long() - 1, weight_P
 
     def log_popularity(self, code: int) -> Tensor:
         """Return log(1 + training events) of the items of a domain, [V_d]."""

@@ -1,7 +1,7 @@
 """Section 7: from histories to the best N items per user and domain; exact, and memory is bounded by the batch.
 
 Shapes: U users, B users of a batch, D domains, V items of one domain, C channels,
-E known events of plain histories, R rows; k recommendations; of a SequenceSet: N single rows, T steps.
+E known events of plain histories, R rows, P pairs of a user and an item; of a SequenceSet: N single rows, T steps.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ from torch import Tensor
 from .batches import SequenceReader
 from .data import SequenceSet
 from .evaluation import VIEWS
+from .first_pass import Pairs
 from .histories import Event, known_events
 from .model import SyNCRec
-from .packing import PackedSequences
+from .ranking import best_items
+from .served import EncodedUsers, served_view
 from .vocabulary import Vocabulary
 
 Array = NDArray[Any]
@@ -57,18 +59,6 @@ class PlainRecommendations:
     ignored_items: list[int]
 
 
-@dataclass(frozen=True)
-class EncodedUsers:
-    """What scoring reads of B users: the cross view [B, C] and the single views [D, B, C] after the newest event,
-    and the packed histories that gave them.
-    """
-
-    y_cross_BC: Tensor
-    y_single_DBC: Tensor
-    cross: PackedSequences
-    single: PackedSequences
-
-
 class Recommender:
     """A trained model, its vocabulary and the view that is served in each domain."""
 
@@ -100,7 +90,11 @@ class Recommender:
 
     @torch.inference_mode()
     def score(self, users: EncodedUsers, domain: str) -> Tensor:
-        """Return the served scores of all items of a domain, [B, V], float32; item index i is column i - 1."""
+        """Return the served scores of all items of a domain as evaluation ranks them, [B, V], float32.
+
+        Item index i is column i - 1. top_n ranks by products of the same numbers in float64: equal to these within
+        the rounding of float32 sums.
+        """
         code = self.vocabulary.domain_code(domain)
         view = self.views[domain]
         if view == "cross":
@@ -148,16 +142,24 @@ class Recommender:
         users = self.encode(data)
         parts = []
         for code, domain in enumerate(self.model.domains, start=1):
-            scores_BV = self.score(users, domain)
-            if not torch.isfinite(scores_BV).all():
-                raise ValueError(f"top_n: scores of domain {domain!r} are not finite numbers; the model is broken")
-            known = [
-                np.zeros(0, np.int64) if domain in repeats else np.asarray(s[code - 1], np.int64) for s in seen
-            ]
-            user, rank, item, score = _best(scores_BV, known, n)
-            parts.append(TopN(user + first_user, np.full(len(user), code, np.int8), rank, item, score))
+            served = served_view(self.model, code, self.views[domain], users)
+            known = _seen_pairs([] if domain in repeats else [own[code - 1] for own in seen], len(served.table))
+            try:
+                found = best_items(served.query_BC, served.table, n, excluded=known, added=served.added)
+            except ValueError as error:
+                raise ValueError(f"top_n: domain {domain!r}: {error}") from None
+            parts.append(
+                TopN(
+                    found.row + first_user,
+                    np.full(len(found.row), code, np.int8),
+                    (found.rank + 1).astype(np.int32),
+                    (found.item + 1).astype(np.int32),
+                    found.score,
+                )
+            )
         joined = TopN.join(parts)
-        order = np.lexsort((joined.rank, joined.domain, joined.user))
+        row_R = joined.user - first_user  # inside a domain users and ranks are in order; 16 bits sort fast
+        order = np.argsort(row_R.astype(np.uint16) if data.n_users < 1 << 16 else row_R, kind="stable")
         return TopN(*(getattr(joined, name)[order] for name in ("user", "domain", "rank", "item", "score")))
 
     def top_n_of_histories(
@@ -226,34 +228,12 @@ def _stored_items(data: SequenceSet) -> list[list[Array]]:
     return seen
 
 
-@torch.inference_mode()
-def _best(scores_BV: Tensor, known: Sequence[Array], n: int) -> tuple[Array, Array, Array, Array]:
-    """Return (user, rank, item, score) of the best n unknown items per row; ties go to the lower item index.
-
-    Overwrites the scores of known items.
-    """
-    device, k = scores_BV.device, min(n, scores_BV.shape[1])
-    rows = np.repeat(np.arange(len(known)), [len(items) for items in known])
-    items = np.concatenate([*known, np.zeros(0, np.int64)]) - 1
-    if len(items) and not 0 <= items.min() <= items.max() < scores_BV.shape[1]:
-        raise ValueError(f"top_n: a seen item index is outside 1..{scores_BV.shape[1]}")
-    scores_BV[torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)] = -torch.inf
-    score_Bk, item_Bk = scores_BV.topk(k, dim=1)
-    last_B1 = score_Bk[:, -1:]
-    # top-k takes any of the items that share the last score: where it left some out, choose by index.
-    left_out_B = ((scores_BV >= last_B1).sum(1) > k) & torch.isfinite(last_B1[:, 0])
-    for row in left_out_B.nonzero()[:, 0].tolist():
-        better = (scores_BV[row] > last_B1[row]).nonzero()[:, 0]
-        equal = (scores_BV[row] == last_B1[row]).nonzero()[: k - len(better), 0]
-        item_Bk[row] = torch.cat([better, equal])
-    item_Bk = item_Bk.sort(dim=1).values
-    score_Bk, order_Bk = scores_BV.gather(1, item_Bk).sort(dim=1, descending=True, stable=True)
-    item_Bk = item_Bk.gather(1, order_Bk)
-    kept = torch.isfinite(score_Bk).cpu().numpy()
-    user, place = np.nonzero(kept)
-    return (
-        user,
-        (place + 1).astype(np.int32),
-        (item_Bk.cpu().numpy()[kept] + 1).astype(np.int32),
-        score_Bk.cpu().numpy()[kept],
-    )
+def _seen_pairs(items: Sequence[Array], n_items: int) -> Pairs:
+    """Return the pairs of row and item that are in no list. items: per row the item indexes (from 1)."""
+    if not items:
+        return Pairs.none()
+    row_P = np.repeat(np.arange(len(items)), [len(own) for own in items])
+    item_P = np.concatenate([np.asarray(own, np.int64) for own in items]) - 1
+    if len(item_P) and not 0 <= item_P.min() <= item_P.max() < n_items:
+        raise ValueError(f"top_n: a seen item index is outside 1..{n_items}")
+    return Pairs(row_P, item_P, np.zeros(len(row_P)))

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from small_models import DOMAINS, N_ITEMS, random_set, small_model
 
 from syncrec_model import Recommender, SequenceSet, Vocabulary
-from syncrec_model.recommend import _best
 
 VOCABULARY = Vocabulary(
     DOMAINS, tuple([f"{d[0]}{i}" for i in range(1, n + 1)] for d, n in zip(DOMAINS, N_ITEMS, strict=True))
@@ -54,14 +52,6 @@ def test_given_seen_lists_win_and_short_domains_give_fewer():
     assert sorted(of[0, 1]) == list(range(1, 8)) and sorted(of[1, 3]) == list(range(1, 10))
 
 
-def test_ties_go_to_the_lower_index_whatever_the_sign():
-    scores = torch.tensor([[0.0, 2.0, -0.0, 2.0, -3.0, -3.0, -1.0]])
-    user, rank, item, score = _best(scores, [np.array([2])], 7)
-    assert item.tolist() == [4, 1, 3, 7, 5, 6]
-    assert rank.tolist() == [1, 2, 3, 4, 5, 6] and set(user) == {0}
-    assert score.tolist() == [2, 0, 0, -1, -3, -3]
-
-
 def test_batches_come_one_after_the_other():
     data, served = random_set(3, n_users=7), recommender()
     parts = list(served.top_n_batches(data, 2, batch_size=3))
@@ -104,11 +94,3 @@ def test_impossible_calls_are_refused():
         Recommender(small_model(), VOCABULARY, {"books": "cross"})
     with pytest.raises(ValueError, match="different domains or item counts"):
         Recommender(small_model(n_items=(7, 5)), VOCABULARY, VIEWS)
-
-
-@pytest.mark.parametrize(("n", "items"), [(1, [2]), (2, [2, 1]), (3, [2, 1, 3]), (4, [2, 1, 3, 5])])
-def test_a_tie_at_the_end_of_the_list_takes_the_lower_indexes(n: int, items: list[int]):
-    scores = torch.tensor([[1.0, 3.0, 1.0, 0.5, 1.0], [5.0, 4.0, 3.0, 2.0, 1.0]])
-    nothing = np.zeros(0, np.int64)
-    user, _, item, _ = _best(scores, [nothing, nothing], n)
-    assert item[user == 0].tolist() == items and item[user == 1].tolist() == list(range(1, n + 1))
