@@ -196,6 +196,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--memory-gib", type=float, default=defaults.memory_gib, help="of DuckDB")
     parser.add_argument("--full-memory", default=defaults.full_memory, help="Spark's driver memory in a full build")
     parser.add_argument("--night-memory", default=defaults.night_memory, help="and in a night")
+    parser.add_argument("--java-options", default=defaults.java_options, help="of Spark's JVM, in both")
     parser.add_argument("--end-gib", type=float, default=defaults.end_gib, help="a row that needs more is ended")
     parser.add_argument("--end-seconds", type=float, default=defaults.end_seconds)
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of data.json")
@@ -224,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     limits = Limits(
         threads=a.threads, memory_gib=a.memory_gib, full_memory=a.full_memory, night_memory=a.night_memory,
-        end_gib=a.end_gib, end_seconds=a.end_seconds, released=a.released,
+        java_options=a.java_options, end_gib=a.end_gib, end_seconds=a.end_seconds, released=a.released,
     )  # fmt: skip
     found: dict[float, Readings] = {}
     for size in a.sizes:

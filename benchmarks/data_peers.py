@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ SQL = Path(__file__).parent / "data_sql"
 FORMS = ("separate", "derived")
 """separate: both aggregates over all events. derived: cross from the last Ts of the domains."""
 LENGTH = 50
-_EVENTS_AT_ONCE = 4_000_000  # in the ordered lists of the released code's text
 
 
 def sql(name: str) -> str:
@@ -125,28 +125,23 @@ def write_arrays(connection: duckdb.DuckDBPyConnection, out: Path) -> None:
         np.save(out / f"{name}.npy", column.combine_chunks().cast(pa.type_for_alias(kind)).to_numpy())
 
 
-def write_text(connection: duckdb.DuckDBPyConnection, out: Path, events: int) -> None:
+def write_text(connection: duckdb.DuckDBPyConnection, out: Path) -> None:
     """For the released code: its raw files, a line a user with lists of items, types, times; two vocabularies."""
     out.mkdir(parents=True, exist_ok=True)
     connection.execute("""
-        create or replace temp view named as select user_id, moment,
-        getvariable('domains')[code] as "type", code || '-' || moment.item as item from events
+        create or replace temp view named as select user_id, moment, code || '-' || moment.item as item,
+        getvariable('domains')[code] as "type", (moment.time // 1000000)::varchar as seconds from events
     """)
-    with (out / "amazon_seq.txt").open("wb") as whole:
-        whole.write(b"\tuser_id\titem\ttype\tunix_time\tlist_len\n")
-        parts = -(-events // _EVENTS_AT_ONCE)
-        for part in range(parts):
-            file = out / "part.txt"
-            lists = ", ".join(
-                f"string_agg({field}, ',' order by moment)"
-                for field in ("item", '"type"', "(moment.time // 1000000)::varchar")
-            )
-            rows = f"select 0, user_id, {lists}, count(*) from named where hash(user_id) % {parts} = {part}"
-            plain = "format csv, delimiter '\t', header false, quote ''"
-            connection.execute(f"copy ({rows} group by user_id) to '{file}' ({plain})")
-            with file.open("rb") as lines:
-                shutil.copyfileobj(lines, whole)
-            file.unlink()
+    # Sorted, which may spill, and joined here: DuckDB's ordered string_agg does not get along with one heavy user.
+    sorted_rows = connection.execute('select user_id, item, "type", seconds from named order by user_id, moment')
+    batches = sorted_rows.to_arrow_reader(1_000_000)
+    rows = (row for batch in batches for row in zip(*(column.to_pylist() for column in batch), strict=True))
+    with (out / "amazon_seq.txt").open("w", encoding="utf-8") as text:
+        text.write("\tuser_id\titem\ttype\tunix_time\tlist_len\n")
+        for number, (user, events) in enumerate(groupby(rows, key=itemgetter(0))):
+            _, *lists = zip(*events, strict=True)
+            joined = "\t".join(",".join(values) for values in lists)
+            text.write(f"{number}\t{user}\t{joined}\t{len(lists[0])}\n")
     for name in ("item", "type"):
         counted = (
             f'select row_number() over () - 1 as place, "{name}", count(*) as cnt from named group by "{name}"'
@@ -182,14 +177,13 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
                 print(json.dumps(found))
                 return 0
-            log = read_log(a.log)
-            events_of(connection, log, night=a.night)
+            events_of(connection, read_log(a.log), night=a.night)
             if a.what == "duckdb":
                 make_sequences(connection, a.out, a.form)
             elif a.what == "arrays":
                 write_arrays(connection, a.out)
             else:
-                write_text(connection, a.out, log.events + log.new_events * a.night)
+                write_text(connection, a.out)
     except duckdb.Error as error:
         print(f"{type(error).__name__}: {str(error).splitlines()[0]}", file=sys.stderr)
         return 1

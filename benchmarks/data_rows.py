@@ -46,14 +46,15 @@ _RELEASED_FILES = ("make_dataset.py", "preprocessing.py", "dataset/vocab.py")
 class Limits:
     """What every row gets. threads, memory_gib: of DuckDB, and threads of Spark.
 
-    full_memory, night_memory: Spark's driver memory in a full build and in a night. end_gib, end_seconds: a row
-    that needs more is ended. released: a checkout of the released code, or None.
+    full_memory, night_memory: Spark's driver memory in a full build and in a night; java_options: of its JVM.
+    end_gib, end_seconds: a row that needs more is ended. released: a checkout of the released code, or None.
     """
 
     threads: int = 2
     memory_gib: float = 8
     full_memory: str = "5g"
     night_memory: str = "1g"
+    java_options: str = ""
     end_gib: float = 14
     end_seconds: float = 3600
     released: Path | None = None
@@ -161,7 +162,8 @@ class Rows:
             + sources
             + f"[sequences]\nmax_length = {LENGTH}\n"
             + f'[spark]\nmaster = "local[{self.limits.threads}]"\nshuffle_partitions = {partitions}\n'
-            + f'driver_memory = "{memory}"\n[spark.options]\n{options}\n',
+            + f'driver_memory = "{memory}"\njava_options = "{self.limits.java_options}"\n'
+            + f"[spark.options]\n{options}\n",
             encoding="utf-8",
         )
         return file

@@ -2,8 +2,9 @@
 
 The tree is looked at ten times a second. A process that has left the tree (Spark's JVM, once the Python that
 started it is gone) is still followed to its end. Memory is the resident memory of all processes at one moment, so
-pages that two of them share count twice: the figures are upper bounds. Processor time misses what a process does
-after the last look at it, a tenth of a second at most.
+pages that two of them share count twice: the figures are upper bounds. A process counts from its first second on:
+until it runs its own program, a child shows the whole memory of its parent. Processor time misses what a process
+does after the last look at it, a tenth of a second at most.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import psutil
 
 EVERY = 0.1  # seconds
+YOUNG = 1.0  # seconds
 GIB = 2**30
 
 
@@ -96,7 +98,6 @@ class _Tree:
 
     root: psutil.Process
     seen: dict[psutil.Process, float] = field(default_factory=dict)  # processor seconds at the last look
-    java: set[psutil.Process] = field(default_factory=set)
     now_gib: float = 0.0
     peak: dict[str, float] = field(default_factory=lambda: dict.fromkeys(("all", "jvm", "python"), 0.0))
 
@@ -110,10 +111,10 @@ class _Tree:
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, psutil.AccessDenied):
                 with process.oneshot():
                     memory, spent = process.memory_info().rss, process.cpu_times()
-                    if process not in self.java and process.name() == "java":
-                        self.java.add(process)
+                    kind = "jvm" if process.name() == "java" else "python"
                 self.seen[process] = spent.user + spent.system
-                now["jvm" if process in self.java else "python"] += memory
+                if time.time() - process.create_time() >= YOUNG:
+                    now[kind] += memory
         self.now_gib = sum(now.values()) / GIB
         for name, value in {**{key: count / GIB for key, count in now.items()}, "all": self.now_gib}.items():
             self.peak[name] = max(self.peak[name], value)

@@ -98,7 +98,7 @@ def test_other_peers_read_the_same_events(log: LogFiles, tmp_path: Path) -> None
     with data_peers.connect(tmp_path) as connection:
         data_peers.events_of(connection, log, night=False)
         data_peers.write_arrays(connection, tmp_path)
-        data_peers.write_text(connection, tmp_path, log.events)
+        data_peers.write_text(connection, tmp_path)
     users = histories(log)
     arrays = [np.load(tmp_path / f"{name}.npy") for name in ("user", "time", "code", "item")]
     drawn = sorted(

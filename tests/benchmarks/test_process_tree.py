@@ -23,11 +23,17 @@ def test_descendants_count_in_processor_time_and_memory(tmp_path: Path) -> None:
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BURN.format(seconds=1)!r}])"
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     assert run(parent, tmp_path).cpu_seconds > 0.8
-    held = HOLD.format(mib=200, seconds=1.5)
+    held = HOLD.format(mib=200, seconds=3)
     both = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {held!r}])\n{held}\np.wait()"
     cost = run(both, tmp_path)
     assert 0.39 < cost.peak_gib < 0.6 and cost.python_gib == cost.peak_gib and cost.jvm_gib == 0
-    assert cost.failed == "" and cost.seconds > 1.5
+    assert cost.failed == "" and cost.seconds > 3
+
+
+def test_a_child_that_has_not_begun_does_not_show_its_parents_memory(tmp_path: Path) -> None:
+    start = "subprocess.run(['sleep', '.2'], preexec_fn=lambda: time.sleep(.3))"
+    cost = run(f"import subprocess, time\nkept = b'1' * (300 * 2**20)\nfor _ in range(5): {start}", tmp_path)
+    assert 0.29 < cost.peak_gib < 0.4
 
 
 def test_an_orphan_is_followed_to_its_end(tmp_path: Path) -> None:
