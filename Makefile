@@ -9,7 +9,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-nights test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep
+.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-nights
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -78,6 +78,9 @@ bench-sweep: setup ## quality over C, K, j, T, delta, eta, users: hours, resumab
 bench-planted: setup ## does NTG find what the sample planted? hours, resumable; SEEDS=5 EPOCHS=12 VARIANTS="uniform no-mim"
 	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") \
 	    $(if $(VARIANTS),--variants $(VARIANTS))
+
+bench-nights: setup ## sixty nights of small days with weekly maintenance: files, time, reading; NIGHTS=15 USERS=300
+	@$(JOBS)/python -m benchmarks.sixty_nights $(if $(NIGHTS),--nights "$(NIGHTS)") $(if $(USERS),--users "$(USERS)")
 
 clean: ## remove var/: all tables, models, logs and reports of the projects that live there
 	@if [ -x $(JOBS)/python ]; then $(JOBS)/python -m jobs.pages down --config "$(CONFIG)" >/dev/null 2>&1 || :; fi

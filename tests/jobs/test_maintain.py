@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from pyiceberg.expressions import EqualTo
 
 from jobs import compaction, expiry, maintain
 from jobs.errors import JobError, NothingToDo, PublishConflict
 from jobs.lakehouse import Lakehouse
+from jobs.maintenance_commit import Busy
 from jobs.night import Night
 from jobs.schemas import TABLES
 from jobs.sequence_nights import find_previous, night_of, shape_of
@@ -221,7 +223,7 @@ def steps(nights: SmallNights, ds: date) -> dict[str, Callable[[], Any]]:
 def test_a_night_that_stands_still_for_weeks_goes_on_where_it_was(
     make: Callable[..., SmallNights], place: str
 ) -> None:
-    nights, alone = make(), None
+    nights, alone = make(nights=1, snapshot_days=1), None
     stopped = day(8)
     for name, step in steps(nights, stopped).items():
         if name == place:
@@ -318,6 +320,39 @@ def test_maintenance_gives_way_to_a_commit_that_came_in_between(
     assert len(nights.rows("interactions")) == 2 * 9
     before = nights.contents()
     assert nights.maintain(day(8)).startswith("18 small files merged")
+    assert nights.contents() == before
+
+
+def test_merging_manifests_gives_way_too(make: Callable[..., SmallNights], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On top of another commit its snapshot would repeat what an older one says."""
+    nights = make(**KEEP_ALL)
+    monkeypatch.setattr(compaction, "MANIFESTS", 2)
+    whole = compaction.always_merge
+
+    def meanwhile(table: Any) -> None:
+        whole(table)
+        nights.build(day(8))
+
+    monkeypatch.setattr(compaction, "always_merge", meanwhile)
+    with pytest.raises(Busy):
+        compaction.merge_manifests(nights.lakehouse, "sequences", run_id="m", dry=False)
+    newest = nights.lakehouse.table("sequences").current_snapshot()
+    assert newest is not None and newest.summary is not None and newest.summary["syncrec.ds"] == str(day(8))
+
+
+def test_a_merged_file_that_lost_a_row_is_not_published(
+    make: Callable[..., SmallNights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = make(**KEEP_ALL)
+    before = nights.contents()
+
+    class Lossy(pq.ParquetWriter):  # type: ignore[misc]
+        def write_table(self, table: Any, *more: Any) -> None:
+            super().write_table(table.slice(1), *more)
+
+    monkeypatch.setattr(compaction.pq, "ParquetWriter", Lossy)
+    with pytest.raises(JobError, match="does not hold the rows of the 2 files that it was to replace; nothing was"):
+        nights.maintain(day(7))
     assert nights.contents() == before
 
 
