@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -25,7 +27,7 @@ from jobs.schemas import TABLES
 from jobs.sequence_nights import find_previous, night_of, shape_of
 from jobs.settings import Settings
 from tests.conftest import SMALL
-from tests.jobs.small_nights import SmallNights, day
+from tests.jobs.small_nights import LATER, SmallNights, day
 
 KEEP_ALL: dict[str, Any] = {"nights": 99, "snapshot_days": 99, "keep_days": {}}
 
@@ -269,6 +271,25 @@ def test_maintenance_between_staging_and_commit_of_a_table(
         assert any(day(8) in row.values() for row in nights.rows(table)), table
     assert len(nights.rows("interactions")) == 2 * 9
     assert len(nights.rows("audits")) == 1
+
+
+def test_what_a_night_builds_on_stays_while_it_builds(
+    make: Callable[..., SmallNights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = make(nights=1, snapshot_days=1)
+    whole = Lakehouse.replace
+
+    def between(self: Lakehouse, table: str, where: Any, files: list[str], **named: Any) -> int:
+        for file in files:  # staged just now, by the clock that maintenance is given
+            os.utime(local(file), (time.time() + LATER.total_seconds(),) * 2)
+        assert nights.maintain(day(7)).count(" 0 snapshots") == 0
+        return whole(self, table, where, files, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lakehouse, "replace", between)
+        made = nights.build(day(2), "again")  # a night long past, on the night before it
+    assert (made.kind, made.base_ds) == ("incremental", day(0))
+    assert night_of(nights.lakehouse, nights.lakehouse.current_snapshot("sequences"), day(2)).base_ds == day(0)
 
 
 def test_a_day_that_is_published_while_its_files_are_merged_is_published_once(
