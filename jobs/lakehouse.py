@@ -27,6 +27,7 @@ from pyiceberg.table.snapshots import ancestors_of
 from pyiceberg.transforms import IdentityTransform
 from pyspark.sql import DataFrame, SparkSession
 
+from jobs.code_version import code_version
 from jobs.errors import JobError, PublishConflict
 from jobs.schemas import TABLES, Table
 from jobs.settings import Settings
@@ -348,45 +349,6 @@ def data_files(folder: Path) -> list[str]:
     files = sorted(folder.rglob("*.parquet"))
     # No as_uri(): it writes '=' and ' ' as %3D and %20, which Iceberg readers take literally.
     return [f"file://{file}" for file in files if pq.ParquetFile(file).metadata.num_rows > 0]
-
-
-_code_version: str | None = None
-
-
-def code_version() -> str:
-    """The git commit of the code ('+dirty' with local changes), or SYNCREC_CODE_VERSION, or 'unknown'."""
-    global _code_version
-    if _code_version is None:
-        _code_version = _read_code_version()
-    return _code_version
-
-
-def _read_code_version() -> str:
-    import os
-    import subprocess
-
-    if version := os.environ.get("SYNCREC_CODE_VERSION"):
-        return version
-    here = Path(__file__).parent
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        ).stdout.strip()
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"],
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return commit + ("+dirty" if changed else "")
 
 
 __all__ = [

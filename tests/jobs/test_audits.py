@@ -197,7 +197,7 @@ def test_results_are_recorded_once_per_run_and_table(settings: Callable[..., Set
     rows = lakehouse.read_arrow("audits", lakehouse.current_snapshot("audits")).to_pylist()
     found = sorted((row["run_id"], row["table_name"], row["success"], row["failed"]) for row in rows)
     assert found == [
-        ("manual", "sequences", True, None),
         ("manual", "interactions", True, 0),
+        ("manual", "sequences", True, None),
         ("manual-2", "interactions", False, 3),
     ]
