@@ -10,7 +10,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-nights test-cluster test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data bench-score
+.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data bench-score bench-nights
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -94,6 +94,9 @@ bench-data: setup ## sequences of generated logs beside DuckDB and others; SIZES
 bench-planted: setup ## does NTG find what the sample planted? hours, resumable; SEEDS=5 EPOCHS=12 VARIANTS="uniform no-mim"
 	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") \
 	    $(if $(VARIANTS),--variants $(VARIANTS))
+
+bench-nights: setup ## sixty nights of small days with weekly maintenance: files, time, reading; NIGHTS=15 USERS=300
+	@$(JOBS)/python -m benchmarks.sixty_nights $(if $(NIGHTS),--nights "$(NIGHTS)") $(if $(USERS),--users "$(USERS)")
 
 clean: ## remove var/: all tables, models, logs and reports of the projects that live there
 	@if [ -x $(JOBS)/python ]; then $(JOBS)/python -m jobs.pages down --config "$(CONFIG)" >/dev/null 2>&1 || :; fi

@@ -141,13 +141,17 @@ def merge_manifests(lakehouse: Lakehouse, name: str, *, run_id: str, dry: bool) 
     if count <= MANIFESTS:
         return 0
     if not dry:
-        # On this loaded copy alone, as in never_retry.
-        merging = {TableProperties.MANIFEST_MERGE_ENABLED: "true", TableProperties.MANIFEST_MIN_MERGE_COUNT: "2"}
-        properties = {**table.metadata.properties, **merging}
-        table.metadata = table.metadata.model_copy(update={"properties": properties})
+        always_merge(table)
         with (
             tidying(table, f"{count} manifests merged", run_id) as (transaction, summary),
             transaction.update_snapshot(snapshot_properties=summary).merge_append(),
         ):
             pass
     return count
+
+
+def always_merge(table: IcebergTable) -> None:
+    """Have the next commit merge all manifests; said to this loaded copy alone, as in never_retry."""
+    merging = {TableProperties.MANIFEST_MERGE_ENABLED: "true", TableProperties.MANIFEST_MIN_MERGE_COUNT: "2"}
+    properties = {**table.metadata.properties, **merging}
+    table.metadata = table.metadata.model_copy(update={"properties": properties})

@@ -5,25 +5,29 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import os
 import shutil
+import time
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import duckdb
+import pyarrow.parquet as pq
 import pytest
 from pyiceberg.expressions import EqualTo
 
 from jobs import compaction, expiry, maintain
 from jobs.errors import JobError, NothingToDo, PublishConflict
 from jobs.lakehouse import Lakehouse
+from jobs.maintenance_commit import Busy
 from jobs.night import Night
 from jobs.schemas import TABLES
 from jobs.sequence_nights import find_previous, night_of, shape_of
 from jobs.settings import Settings
 from tests.conftest import SMALL
-from tests.jobs.small_nights import SmallNights, day
+from tests.jobs.small_nights import LATER, SmallNights, day
 
 KEEP_ALL: dict[str, Any] = {"nights": 99, "snapshot_days": 99, "keep_days": {}}
 
@@ -221,7 +225,7 @@ def steps(nights: SmallNights, ds: date) -> dict[str, Callable[[], Any]]:
 def test_a_night_that_stands_still_for_weeks_goes_on_where_it_was(
     make: Callable[..., SmallNights], place: str
 ) -> None:
-    nights, alone = make(), None
+    nights, alone = make(nights=1, snapshot_days=1), None
     stopped = day(8)
     for name, step in steps(nights, stopped).items():
         if name == place:
@@ -267,6 +271,25 @@ def test_maintenance_between_staging_and_commit_of_a_table(
         assert any(day(8) in row.values() for row in nights.rows(table)), table
     assert len(nights.rows("interactions")) == 2 * 9
     assert len(nights.rows("audits")) == 1
+
+
+def test_what_a_night_builds_on_stays_while_it_builds(
+    make: Callable[..., SmallNights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = make(nights=1, snapshot_days=1)
+    whole = Lakehouse.replace
+
+    def between(self: Lakehouse, table: str, where: Any, files: list[str], **named: Any) -> int:
+        for file in files:  # staged just now, by the clock that maintenance is given
+            os.utime(local(file), (time.time() + LATER.total_seconds(),) * 2)
+        assert nights.maintain(day(7)).count(" 0 snapshots") == 0
+        return whole(self, table, where, files, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Lakehouse, "replace", between)
+        made = nights.build(day(2), "again")  # a night long past, on the night before it
+    assert (made.kind, made.base_ds) == ("incremental", day(0))
+    assert night_of(nights.lakehouse, nights.lakehouse.current_snapshot("sequences"), day(2)).base_ds == day(0)
 
 
 def test_a_day_that_is_published_while_its_files_are_merged_is_published_once(
@@ -318,6 +341,39 @@ def test_maintenance_gives_way_to_a_commit_that_came_in_between(
     assert len(nights.rows("interactions")) == 2 * 9
     before = nights.contents()
     assert nights.maintain(day(8)).startswith("18 small files merged")
+    assert nights.contents() == before
+
+
+def test_merging_manifests_gives_way_too(make: Callable[..., SmallNights], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On top of another commit its snapshot would repeat what an older one says."""
+    nights = make(**KEEP_ALL)
+    monkeypatch.setattr(compaction, "MANIFESTS", 2)
+    whole = compaction.always_merge
+
+    def meanwhile(table: Any) -> None:
+        whole(table)
+        nights.build(day(8))
+
+    monkeypatch.setattr(compaction, "always_merge", meanwhile)
+    with pytest.raises(Busy):
+        compaction.merge_manifests(nights.lakehouse, "sequences", run_id="m", dry=False)
+    newest = nights.lakehouse.table("sequences").current_snapshot()
+    assert newest is not None and newest.summary is not None and newest.summary["syncrec.ds"] == str(day(8))
+
+
+def test_a_merged_file_that_lost_a_row_is_not_published(
+    make: Callable[..., SmallNights], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nights = make(**KEEP_ALL)
+    before = nights.contents()
+
+    class Lossy(pq.ParquetWriter):  # type: ignore[misc]
+        def write_table(self, table: Any, *more: Any) -> None:
+            super().write_table(table.slice(1), *more)
+
+    monkeypatch.setattr(compaction.pq, "ParquetWriter", Lossy)
+    with pytest.raises(JobError, match="does not hold the rows of the 2 files that it was to replace; nothing was"):
+        nights.maintain(day(7))
     assert nights.contents() == before
 
 
