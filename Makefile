@@ -9,8 +9,8 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup nightly up down sql test test-nights test-registry lint format clean distclean constraints
-.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-score bench-score-night
+.PHONY: help setup nightly up down sql test test-nights test-cluster test-registry lint format clean distclean constraints
+.PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data bench-score bench-score-night bench-nights
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' Makefile
@@ -36,6 +36,9 @@ test: setup ## all tests; TESTS=tests/dags runs some
 
 test-nights: setup ## the whole-night test with a second night, of a champion alone: minutes
 	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night
+
+test-cluster: setup ## whole nights on a Spark cluster of two workers, one of them killed: minutes
+	@SYNCREC_TEST_CLUSTER=1 $(JOBS)/python -m pytest -s tests/night/test_cluster.py
 
 test-registry: setup ## a registered model in a fresh environment of mlflow and its requirements: minutes, 2 GB
 	@SYNCREC_TEST_REGISTRY=1 $(JOBS)/python -m pytest tests/jobs/test_registry_alone.py
@@ -85,9 +88,19 @@ bench-sweep: setup ## quality over C, K, j, T, delta, eta, users: hours, resumab
 	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)") \
 	    $(if $(DEVICE),--device "$(DEVICE)") $(if $(REPORT),--report) $(if $(RECORD),--record)
 
+bench-data: setup ## sequences of generated logs beside DuckDB and others; SIZES="1 5 20 50" ROUNDS=3 QUICK=1 RELEASED=../SyNCRec
+	@sh -c "$$SETUP" bench || echo "bench-data goes on without the row of the kept library"
+	@$(JOBS)/python -m benchmarks.data $(if $(QUICK),--quick) $(if $(SIZES),--sizes $(SIZES)) \
+	    $(if $(ROUNDS),--rounds "$(ROUNDS)") $(if $(ROWS),--rows $(ROWS)) $(if $(FOLDER),--folder "$(FOLDER)") \
+	    $(if $(RELEASED),--released "$(RELEASED)") $(if $(FULL_MEMORY),--full-memory "$(FULL_MEMORY)") \
+	    $(if $(NIGHT_MEMORY),--night-memory "$(NIGHT_MEMORY)")
+
 bench-planted: setup ## does NTG find what the sample planted? hours, resumable; SEEDS=5 EPOCHS=12 VARIANTS="uniform no-mim"
 	@$(JOBS)/python -m benchmarks.planted_transfer $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") \
 	    $(if $(VARIANTS),--variants $(VARIANTS))
+
+bench-nights: setup ## sixty nights of small days with weekly maintenance: files, time, reading; NIGHTS=15 USERS=300
+	@$(JOBS)/python -m benchmarks.sixty_nights $(if $(NIGHTS),--nights "$(NIGHTS)") $(if $(USERS),--users "$(USERS)")
 
 clean: ## remove var/: all tables, models, logs and reports of the projects that live there
 	@if [ -x $(JOBS)/python ]; then $(JOBS)/python -m jobs.pages down --config "$(CONFIG)" >/dev/null 2>&1 || :; fi

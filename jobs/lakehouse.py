@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pyiceberg.catalog import Catalog, load_catalog
 from pyiceberg.exceptions import CommitFailedException, NamespaceAlreadyExistsError, ValidationException
 from pyiceberg.expressions import AlwaysTrue, BooleanExpression
+from pyiceberg.manifest import DataFile
 from pyiceberg.table import Table as IcebergTable
 from pyiceberg.table.snapshots import ancestors_of
 from pyiceberg.transforms import IdentityTransform
@@ -32,6 +33,9 @@ from jobs.schemas import TABLES, Table
 from jobs.settings import Settings
 
 NAMESPACE = "syncrec"
+MAINTENANCE = "syncrec.maintenance"
+"""Says of a snapshot that jobs.maintain made it: no row of it is new; none is gone but those past their days."""
+COMMIT_ATTEMPTS = 4
 EPOCH = date(1970, 1, 1).toordinal()
 log = logging.getLogger("syncrec")
 
@@ -102,8 +106,7 @@ class Lakehouse:
 
     def current_snapshot(self, name: str) -> int | None:
         """The id of the newest snapshot, or None for a table without rows yet."""
-        snapshot = self.table(name).current_snapshot()
-        return snapshot.snapshot_id if snapshot else None
+        return self._id(self.table(name))
 
     def last_writer(self, name: str, ds: date) -> str | None:
         """The run id of the newest commit for a day, or None."""
@@ -147,9 +150,7 @@ class Lakehouse:
         if snapshot is not None:
             scan = self.table(name).scan(row_filter=where or AlwaysTrue(), snapshot_id=snapshot)
             for task in scan.plan_files():
-                value = task.file.partition[0]
-                if TABLES[name].partition != "domain":  # Iceberg keeps a day as the number of days since 1970
-                    value = date.fromordinal(EPOCH + value)
+                value = partition_value(name, task.file)
                 found.setdefault(value, {})[task.file.file_path] = task.file.record_count
         return found
 
@@ -216,25 +217,39 @@ class Lakehouse:
         PublishConflict
             Another process committed to the same rows in between; the table holds its result.
         """
-        table = self.table(name)
         summary = _summary(ds, run_id, properties)
-        if table.current_snapshot() is None:
-            _never_retry(table)  # nothing to delete, so only the commit itself can notice another first run
-        try:
-            with table.transaction() as transaction:
-                if table.current_snapshot() is not None:
-                    with warnings.catch_warnings():  # a day without rows yet is the common case
-                        warnings.filterwarnings("ignore", message="Delete operation did not match any records")
-                        transaction.delete(where, snapshot_properties=summary)
-                if files:
-                    transaction.add_files(list(files), snapshot_properties=summary, check_duplicate_files=False)
-                elif even_if_empty:
-                    with transaction.update_snapshot(snapshot_properties=summary).fast_append():
-                        pass
-        except (CommitFailedException, ValidationException) as error:
-            raise PublishConflict(self._who_published(name, ds)) from error
+        for attempt in range(1, COMMIT_ATTEMPTS + 1):
+            table = self.table(name)
+            before = self._id(table)
+            try:
+                self._replace(table, where, files, summary, even_if_empty)
+                break
+            except (CommitFailedException, ValidationException) as error:
+                if attempt == COMMIT_ATTEMPTS or not self._only_tidied_since(name, before):
+                    raise PublishConflict(self._who_published(name, ds)) from error
         snapshot = self.current_snapshot(name)
         return -1 if snapshot is None else snapshot
+
+    @staticmethod
+    def _replace(
+        table: IcebergTable,
+        where: BooleanExpression,
+        files: Sequence[str],
+        summary: dict[str, str],
+        even_if_empty: bool,
+    ) -> None:
+        if table.current_snapshot() is None:
+            never_retry(table)  # nothing to delete, so only the commit itself can notice another first run
+        with table.transaction() as transaction:
+            if table.current_snapshot() is not None:
+                with warnings.catch_warnings():  # a day without rows yet is the common case
+                    warnings.filterwarnings("ignore", message="Delete operation did not match any records")
+                    transaction.delete(where, snapshot_properties=summary)
+            if files:
+                transaction.add_files(list(files), snapshot_properties=summary, check_duplicate_files=False)
+            elif even_if_empty:
+                with transaction.update_snapshot(snapshot_properties=summary).fast_append():
+                    pass
 
     def append(
         self,
@@ -260,19 +275,40 @@ class Lakehouse:
         """
         if not files:
             return parent
-        table = self.table(name)
-        current = table.current_snapshot()
-        if (current.snapshot_id if current else None) != parent:
-            raise PublishConflict(self._who_published(name, ds))
-        _never_retry(table)
-        try:
-            with table.transaction() as transaction:
-                transaction.add_files(
-                    list(files), snapshot_properties=_summary(ds, run_id, properties), check_duplicate_files=False
-                )
-        except (CommitFailedException, ValidationException) as error:
-            raise PublishConflict(self._who_published(name, ds)) from error
+        summary = _summary(ds, run_id, properties)
+        for attempt in range(1, COMMIT_ATTEMPTS + 1):
+            table = self.table(name)
+            if not self._only_tidied(table, parent):
+                raise PublishConflict(self._who_published(name, ds))
+            never_retry(table)
+            try:
+                with table.transaction() as transaction:
+                    transaction.add_files(list(files), snapshot_properties=summary, check_duplicate_files=False)
+                break
+            except (CommitFailedException, ValidationException) as error:
+                if attempt == COMMIT_ATTEMPTS:
+                    raise PublishConflict(self._who_published(name, ds)) from error
         return self.current_snapshot(name)
+
+    def _only_tidied_since(self, name: str, since: int | None) -> bool:
+        """Whether the table has a new snapshot, and maintenance alone made what came after `since`."""
+        table = self.table(name)
+        return self._id(table) != since and self._only_tidied(table, since)
+
+    @staticmethod
+    def _only_tidied(table: IcebergTable, since: int | None) -> bool:
+        """Whether maintenance alone has committed since that snapshot: its rows are still the table's."""
+        for snapshot in ancestors_of(table.current_snapshot(), table.metadata):
+            if snapshot.snapshot_id == since:
+                return True
+            if not (snapshot.summary and MAINTENANCE in snapshot.summary.additional_properties):
+                return False
+        return since is None
+
+    @staticmethod
+    def _id(table: IcebergTable) -> int | None:
+        snapshot = table.current_snapshot()
+        return snapshot.snapshot_id if snapshot else None
 
     def _who_published(self, name: str, ds: date) -> str:
         snapshot = self.table(name).current_snapshot()
@@ -291,13 +327,21 @@ def _summary(ds: date, run_id: str, properties: Mapping[str, Any] | None) -> dic
     return {f"syncrec.{key}": str(value) for key, value in own.items()}
 
 
-def _never_retry(table: IcebergTable) -> None:
+def never_retry(table: IcebergTable) -> None:
     """PyIceberg repeats a failed commit of added files on top of whatever came in between; here that must fail.
 
     The property is set on this loaded copy alone: a commit sends its changes, never the copy's properties.
     """
     once = {**table.metadata.properties, "commit.retry.num-retries": "0"}
     table.metadata = table.metadata.model_copy(update={"properties": once})
+
+
+def partition_value(name: str, file: DataFile) -> Any:
+    """The value of the partition column that all rows of a table's data file have: a day, or a domain."""
+    value = file.partition[0]
+    if TABLES[name].partition == "domain":
+        return value
+    return date.fromordinal(EPOCH + value)  # Iceberg keeps a day as the number of days since 1970
 
 
 def data_files(folder: Path) -> list[str]:
@@ -307,4 +351,12 @@ def data_files(folder: Path) -> list[str]:
     return [f"file://{file}" for file in files if pq.ParquetFile(file).metadata.num_rows > 0]
 
 
-__all__ = ["NAMESPACE", "Lakehouse", "code_version", "data_files"]
+__all__ = [
+    "MAINTENANCE",
+    "NAMESPACE",
+    "Lakehouse",
+    "code_version",
+    "data_files",
+    "never_retry",
+    "partition_value",
+]

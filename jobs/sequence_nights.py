@@ -133,7 +133,19 @@ def night_of(lakehouse: Lakehouse, snapshot: int | None, ds: date) -> SequenceNi
         raise JobError(f"no sequences of {ds}: run build_sequences for that day first")
     if replaced := _replaced(nights, found.previous_snapshot, found, before=found.ds):
         raise JobError(f"the sequences of {replaced} were built again after those of {ds}: build these again too")
+    if _dropped(lakehouse, found):
+        raise JobError(
+            f"the rows of {found.base_ds}, on which the sequences of {ds} stand, are no longer kept: "
+            f"run build_sequences --full for {ds}"
+        )
     return found
+
+
+def _dropped(lakehouse: Lakehouse, night: SequenceNight) -> bool:
+    """Whether maintenance dropped a night's base, and all before it, after the night had begun to build on it."""
+    base = LessThanOrEqual("ds", night.base_ds.isoformat())
+    number = night.snapshot
+    return not lakehouse.files(SEQUENCES.name, number, base) and bool(lakehouse.files(SEQUENCES.name, number))
 
 
 def _replaced(
@@ -186,9 +198,32 @@ def _arrivals_changed(lakehouse: Lakehouse, previous: SequenceNight, interaction
     where = LessThanOrEqual("arrival_ds", previous.ds.isoformat())
     before = lakehouse.partitions(INTERACTIONS.name, seen, where)
     now = lakehouse.partitions(INTERACTIONS.name, interactions, where)
-    changed = sorted(day for day in {*before, *now} if before.get(day, {}).keys() != now.get(day, {}).keys())
+    changed = sorted(_ingested(lakehouse, seen, interactions, where, _changed(before, now)))
     if not changed:
         return ""
     more = f" and {len(changed) - 1} more were" if len(changed) > 1 else " was"
     again = "again" if changed[0] in before else f"after the night of {previous.ds}"
     return f"the landing day{'s' if len(changed) > 1 else ''} {changed[0]}{more} ingested {again}"
+
+
+def _changed(before: Mapping[date, Mapping[str, int]], now: Mapping[date, Mapping[str, int]]) -> set[date]:
+    """The days whose data files differ."""
+    return {day for day in {*before, *now} if before.get(day, {}).keys() != now.get(day, {}).keys()}
+
+
+def _ingested(
+    lakehouse: Lakehouse, seen: int | None, now: int | None, where: BooleanExpression, days: set[date]
+) -> set[date]:
+    """Those of the days whose files were changed by other than maintenance, which merges files."""
+    found: set[date] = set()
+    if not days:
+        return found
+    history = list(lakehouse.history(INTERACTIONS.name, now))
+    numbers = [number for number, _ in history]
+    if seen not in numbers:  # nothing can be said about what came in between
+        return days
+    for place, (number, own) in enumerate(history[: numbers.index(seen)]):
+        if "maintenance" not in own:
+            before = lakehouse.partitions(INTERACTIONS.name, numbers[place + 1], where)
+            found |= _changed(before, lakehouse.partitions(INTERACTIONS.name, number, where))
+    return found & days

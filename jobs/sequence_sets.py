@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyiceberg.expressions import LessThanOrEqual
+from pyiceberg.expressions import And, GreaterThanOrEqual, LessThanOrEqual
 
 from jobs.command import Run
 from jobs.errors import JobError
@@ -116,9 +116,11 @@ def count_events(
     tuple of arrays
         Per domain V_d counts in the order of the item indexes.
     """
-    files = lakehouse.files(
-        "interactions", night.snapshot("interactions"), LessThanOrEqual("arrival_ds", ds.isoformat())
+    # No event arrives before its time, so files of earlier days hold none of the span: nothing grows with history.
+    arrived = And(
+        GreaterThanOrEqual("arrival_ds", since.date().isoformat()), LessThanOrEqual("arrival_ds", ds.isoformat())
     )
+    files = lakehouse.files("interactions", night.snapshot("interactions"), arrived)
     counts = [np.zeros(n, np.int64) for n in vocabulary.n_items]
     if not files:
         return tuple(counts)

@@ -18,6 +18,9 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from jobs.errors import JobError
 
 DEFAULT_CONFIG = "syncrec.toml"
+DROPPABLE = ("interactions", "rejected_interactions", "recommendations", "domain_metrics", "audits")
+"""Tables of which nothing is lost but what the dropped days say; items must stay for good, sequences look after
+themselves, nights are one row each."""
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 
 
@@ -148,12 +151,47 @@ class Spark(_Section):
     options: dict[str, str] = Field(default_factory=dict, description="further spark.* settings")
 
 
+class Maintenance(_Section):
+    """What `jobs.maintain` keeps. Days and nights count back from the newest published one, hours by the clock."""
+
+    nights: int = Field(30, ge=1, description="the last so many published nights keep every snapshot they name")
+    snapshot_days: int = Field(
+        7, ge=1, description="snapshots of so many days stay, whether a night names them or not"
+    )
+    young_hours: float = Field(48, ge=0, description="nothing that was written or in use in these hours is removed")
+    file_mb: int = Field(128, ge=1, description="small files of one partition are merged up to this size, MB")
+    keep_days: dict[str, int] = Field(
+        default_factory=lambda: {"recommendations": 90},
+        description="days of rows a table keeps, by table; a table that is not named keeps all",
+    )
+
+    @field_validator("keep_days")
+    @classmethod
+    def _by_day(cls, keep_days: dict[str, int]) -> dict[str, int]:
+        for name, days in keep_days.items():
+            if name not in DROPPABLE:
+                raise ValueError(f"'{name}': rows can be dropped by day of {', '.join(DROPPABLE)} only")
+            if days < 1:
+                raise ValueError(f"{name} = {days}: at least 1 day")
+        return keep_days
+
+
 class Catalog(_Section):
     """The Iceberg SQL catalog; PostgreSQL in production, SQLite by default."""
 
     name: str = "syncrec"
     uri: str | None = Field(None, description="SQLAlchemy address; default sqlite in <state_dir>/warehouse")
     warehouse: str | None = Field(None, description="folder of the tables; default <state_dir>/warehouse")
+
+    @field_validator("warehouse")
+    @classmethod
+    def _folder(cls, warehouse: str | None) -> str | None:
+        if warehouse and "://" in warehouse:
+            raise ValueError(
+                f"'{warehouse}': give a folder that jobs and Spark executors share under one path; object stores "
+                "are not supported (docs/cluster.md)"
+            )
+        return warehouse
 
 
 class MLflow(_Section):
@@ -195,6 +233,7 @@ class Settings(BaseSettings):
     gate: Gate = Gate()
     scoring: Scoring = Scoring()
     spark: Spark = Spark()
+    maintenance: Maintenance = Maintenance()
     catalog: Catalog = Catalog()
     mlflow: MLflow = MLflow()
     sample: Sample | None = None

@@ -51,11 +51,11 @@ print("SHAPE" + json.dumps({
 """
 
 
-def shape(home: Path, **variables: str) -> dict[str, Any]:
+def shape(home: Path, file: Path = DAG_FILE, **variables: str) -> dict[str, Any]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW_", "SYNCREC_"))}
     environment |= {"AIRFLOW_HOME": str(home), "AIRFLOW__CORE__LOAD_EXAMPLES": "False", **variables}
     done = subprocess.run(
-        [ORCHESTRATOR, "-c", SHAPE, DAG_FILE, json.dumps(sorted(HEAVY))],
+        [ORCHESTRATOR, "-c", SHAPE, file, json.dumps(sorted(HEAVY))],
         env=environment,
         capture_output=True,
         text=True,

@@ -48,6 +48,11 @@ def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
         ('item = "asin"', 'item = "asin"\ncolumns = ["a"]', "belong to format = 'csv'"),
         ("[domains.coupons]", '[domains."a b"]', "letters, digits and _ only"),
         ("top_n = 20", "top_n = 0", r"scoring\.top_n"),
+        (
+            "[scoring]",
+            '[catalog]\nwarehouse = "s3://bucket/lake"\n[scoring]',
+            r"catalog\.warehouse: .*docs/cluster\.md",
+        ),
         ("[scoring]", '[gate]\nmetric = "ndgc@10"\n[scoring]', r"gate\.metric"),
         ("epochs = 12", "epochs = 12\nepochs = 13", "not valid TOML"),
     ],

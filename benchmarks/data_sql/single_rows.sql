@@ -1,0 +1,7 @@
+-- The rows to write: oldest first, one list a field.
+select
+    user_id,
+    code,
+    list_transform(list_reverse(newest), lambda x: x.item) as items,
+    list_transform(list_reverse(newest), lambda x: x.time) as times
+from newest_single
