@@ -71,7 +71,11 @@ class Cluster:
         home.mkdir(parents=True)
         foreign = ("SPARK_", "PYSPARK_")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
-        environment |= {"SPARK_LOCAL_IP": "127.0.0.1", "PYSPARK_PYTHON": sys.executable}
+        environment |= {
+            "SPARK_LOCAL_IP": "127.0.0.1",
+            "SPARK_LOCAL_DIRS": str(home / "local"),
+            "PYSPARK_PYTHON": sys.executable,
+        }
         command = [str(SPARK_CLASS), f"org.apache.spark.deploy.{kind}", "--host", "127.0.0.1", *arguments]
         with (home / "log").open("wb") as log:
             process = subprocess.Popen(
@@ -102,14 +106,21 @@ class Cluster:
         """How many workers the master counts on."""
         return sum(worker["state"] == "ALIVE" for worker in self.state().get("workers", []))
 
-    def executors(self, worker: subprocess.Popen[bytes]) -> list[psutil.Process]:
-        """The executors that a worker runs now."""
-        found = []
+    def folder_of(self, worker: subprocess.Popen[bytes]) -> Path:
+        """The worker's own folder."""
+        return Path(psutil.Process(worker.pid).cwd())
+
+    def has_shuffled(self, worker: subprocess.Popen[bytes]) -> bool:
+        """Whether an executor of the worker holds the output of a task, which the others need."""
+        return any(self.folder_of(worker).glob("local/**/shuffle_*.data"))
+
+    def runs_python(self, worker: subprocess.Popen[bytes]) -> bool:
+        """Whether an executor of the worker is at a task that runs Python."""
         for process in _family(worker.pid):
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "CoarseGrainedExecutorBackend" in " ".join(process.cmdline()):
-                    found.append(process)
-        return found
+                if "pyspark.daemon" in process.cmdline():
+                    return True
+        return False
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
         """SIGKILL a worker, its executors and their Python workers, as a machine that loses its power does."""
