@@ -36,6 +36,7 @@ MANIFESTS = 10
 BYTES_A_MB = 1_000_000
 ROWS_A_BATCH = 100_000
 MEMORY = "1GB"
+ZSTD = 3
 
 
 @dataclass(frozen=True)
@@ -113,13 +114,17 @@ def _merged(name: str, merge: Merge, path: Path) -> Path:
         The file that was written does not hold the same rows.
     """
     schema, columns = TABLES[name].arrow_schema, ", ".join(TABLES[name].column_names)
+    # A dictionary of values that hardly repeat, as scores and event ids, makes a file larger.
+    repeating = [c.name for c in TABLES[name].columns if c.type in ("string", "date", "int", "boolean")]
     sources = [str(local(file.file_path)) for file in merge.files]
     read = "read_parquet(?, hive_partitioning = false)"
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
         connection.execute(f"set timezone = 'UTC'; set memory_limit = '{MEMORY}'; set threads = 2")
         connection.execute("set temp_directory = ?", [spill])
         rows = connection.execute(f"select {columns} from {read} order by all", [sources])
-        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        with pq.ParquetWriter(
+            path, schema, compression="zstd", compression_level=ZSTD, use_dictionary=repeating
+        ) as writer:
             for batch in rows.to_arrow_reader(ROWS_A_BATCH):
                 writer.write_table(pa.Table.from_batches([batch]).cast(schema))
         count = f"select count(*), sum(hash({columns})::hugeint) from {read}"
