@@ -118,10 +118,8 @@ def _no_event(run: Run) -> JobError:
     return JobError(f"no event before {run.cutoff:%Y-%m-%d %H:%M} UTC: ingest a day with events first")
 
 
-def _merge(
-    run: Run, spark: SparkSession, lakehouse: Lakehouse, arrived: DataFrame, plan: Plan
-) -> tuple[Path, int]:
-    """Write the rows of the users with new events; the events that their old rows counted, seen before the merge."""
+def _merge(run: Run, spark: SparkSession, lakehouse: Lakehouse, arrived: DataFrame, plan: Plan) -> tuple[Path, int]:
+    """Write the rows of the users with new events; and the events that their old rows counted before the merge."""
     own, old, seen = run.settings.sequences, None, Observation("old")
     if plan.previous is not None:
         rows = rows_of_users(_state(spark, lakehouse, plan.previous), arrived)

@@ -21,6 +21,8 @@ from jobs.splits import DAY, micros
 
 _EVENT = ("time", "event_id", "code", "item", "bucket")
 PLAN = {
+    # Files are named one by one by the table: looking each up is no work for a job of its own.
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
     # One user at a time, in sorted order: no hash table, and the join with old rows needs no second sort.
     "spark.sql.execution.useObjectHashAggregateExec": "false",
     # What grows with the users is never broadcast; a Bloom filter of at most 8 MiB says which old rows to read.
