@@ -1,8 +1,8 @@
 """Audits: staged rows are looked at before they are published, and only if they keep every rule.
 
 The rules themselves are data, in `jobs.audit_rules`. Spark counts in one pass how many of the staged rows break
-each of them; Great Expectations judges these counts, so its cost does not grow with the rows. This file also records
-what was found in the table `audits`, and turns a broken rule into one clear error:
+each of them; Great Expectations judges these counts, so its cost does not grow with the rows. This file also
+records what was found in the table `audits`, and turns a broken rule into one clear error:
 
     results = run_suite("interactions", staged, interactions_suite(settings, ds, ds))
     record_audits(lakehouse, results, ds, run_id)
