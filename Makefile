@@ -48,6 +48,7 @@ lint: setup ## ruff, mypy, sqlfluff: what CI checks
 	$(JOBS)/ruff format --check .
 	$(JOBS)/mypy
 	$(if $(SQL_FILES),$(JOBS)/sqlfluff lint sql)
+	@if git grep -nE '^(<<<<<<<|>>>>>>>) ' 2>/dev/null; then echo 'error: what a merge left is still in these files' >&2; exit 1; fi
 
 format: setup ## let ruff and sqlfluff mend what they can
 	$(JOBS)/ruff check --fix .
