@@ -1,6 +1,6 @@
 """The study kit's ranks: a model's views, or any scores, ranked over the same cases and the same candidates.
 
-Shapes: M cases, m cases of one domain, V items of that domain, S seen items.
+Shapes: E events, M cases, m cases of one domain, V items of that domain, S seen items.
 """
 
 from __future__ import annotations

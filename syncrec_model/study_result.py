@@ -1,6 +1,6 @@
 """The study kit's result: figures per domain, beside popularity and models of your own, as a table and as JSON.
 
-Shapes: M cases.
+Shapes: E events of the log, M cases.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """study: from a log to a table. Trains SyNCRec with any settings and seeds, chooses on validation, tests once.
 
-Shapes: M cases.
+Shapes: E events of the log, M cases.
 """
 
 from __future__ import annotations
