@@ -15,6 +15,12 @@ newest as (
 final as (
     select
         all_checks.ds,
+        case all_checks.outcome
+            when 'objection' then 1
+            when 'warning' then 2
+            when 'not judged' then 3
+            else 4
+        end as place,
         all_checks.outcome,
         all_checks.rule,
         all_checks.domain,
@@ -28,7 +34,4 @@ final as (
     inner join newest on all_checks.ds = newest.ds
 )
 
-select * from final
-order by
-    case outcome when 'objection' then 1 when 'warning' then 2 when 'not judged' then 3 else 4 end,
-    rule asc, domain asc
+select * from final order by place asc, rule asc, domain asc

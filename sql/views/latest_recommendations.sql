@@ -1,4 +1,4 @@
--- The recommendations of the newest published night that was not rolled back: what users are shown now.
+-- The recommendations of the newest night that was not rolled back: what users are shown now.
 -- Grain: one user, domain, arm and rank.
 -- Columns:
 --   user_id         user; '__anyone__' holds the lists for users never seen
