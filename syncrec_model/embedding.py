@@ -18,12 +18,16 @@ _START_SCALE = 0.02
 
 @dataclass(frozen=True)
 class DomainTable:
-    """M^d: n_items rows of the table M from row `start` on. row_gradients: only the rows taken get a gradient."""
+    """M^d: n_items rows of the table M from row `start` on. row_gradients: only the rows taken get a gradient.
+
+    own_VC: these rows as a part of one split of M, whose gradients make one pass over M and not one each.
+    """
 
     items_VC: Tensor
     start: int
     n_items: int
     row_gradients: bool = False
+    own_VC: Tensor | None = None
 
     def take(self, index_N: Tensor) -> Tensor:
         """Return the rows of items given by their 1-based index inside the domain, [N, C]."""
@@ -31,6 +35,8 @@ class DomainTable:
 
     def all(self) -> Tensor:
         """Return the rows of all items, [V_d, C]."""
+        if self.own_VC is not None:
+            return self.own_VC
         if not self.row_gradients:
             return self.items_VC.narrow(0, self.start, self.n_items)
         return self.take(torch.arange(1, self.n_items + 1, device=self.items_VC.device))
@@ -68,7 +74,8 @@ class SharedEmbedding(nn.Module):
     def domain_tables(self) -> tuple[DomainTable, ...]:
         """Return M^d for every domain as something to take rows of: what the losses read."""
         starts = [sum(self.table_sizes[:code]) for code in range(1, len(self.table_sizes))]
+        tables = [None] * len(starts) if self.row_gradients else self.tables()
         return tuple(
-            DomainTable(self.items_VC, start, size, self.row_gradients)
-            for start, size in zip(starts, self.table_sizes[1:], strict=True)
+            DomainTable(self.items_VC, start, size, self.row_gradients, own_VC)
+            for start, size, own_VC in zip(starts, self.table_sizes[1:], tables, strict=True)
         )

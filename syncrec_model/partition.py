@@ -19,12 +19,6 @@ from torch.autograd.function import once_differentiable
 _TILE = {"cpu": (256, 2048), "cuda": (8192, 16384)}  # targets, items: what a core's cache holds; what fills a GPU
 
 
-def in_one_tile(y_NC: Tensor, n_items: int) -> bool:
-    """Whether the scores of all targets and items are no more than one tile: tiling would save nothing."""
-    rows, columns = _TILE.get(y_NC.device.type, _TILE["cuda"])
-    return len(y_NC) * n_items <= rows * columns
-
-
 def log_partition(
     y_NC: Tensor, items_SC: Tensor, log_count_S: Tensor | None = None, left_out_N2: Tensor | None = None
 ) -> Tensor:

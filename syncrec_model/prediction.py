@@ -14,17 +14,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .batches import TrainingBatch
+from .cross_entropy import can_keep, cross_entropy
 from .draws import event_draws
 from .embedding import DomainTable
-from .partition import in_one_tile, log_partition
+from .partition import log_partition
 from .sampling import Negatives, NegativeSampler
 
 
 def softmax_losses(y_NC: Tensor, table: Tensor | DomainTable, target_N: Tensor) -> Tensor:
     """Return the cross-entropy of each target over all V items of its domain. target_N: 1-based index inside it."""
     table = _as_table(table)
-    if in_one_tile(y_NC, table.n_items):
-        return F.cross_entropy(y_NC @ table.all().T, target_N - 1, reduction="none")
+    if can_keep(y_NC, table.n_items):
+        return cross_entropy(y_NC, table.all(), target_N - 1)
     return log_partition(y_NC, table.all()) - target_scores(y_NC, table, target_N)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import N_ITEMS, random_set, small_model
 
-from syncrec_model import partition
+from syncrec_model import cross_entropy, partition
 from syncrec_model.batches import SequenceReader
 from syncrec_model.partition import log_partition
 from syncrec_model.prediction import family_losses, sampled_losses, softmax_losses
@@ -44,6 +44,7 @@ def random_case(seed, n_targets=7, n_items=40, channels=4):
 @pytest.fixture
 def tiny_tiles(monkeypatch):
     monkeypatch.setitem(partition._TILE, "cpu", (3, 4))
+    monkeypatch.setattr(cross_entropy, "_KEPT", 0)
 
 
 @given(seed=st.integers(0, 999), n_negatives=st.integers(1, 50))
@@ -77,7 +78,10 @@ def test_all_items_drawn_is_the_full_softmax_with_its_gradient(tiny_tiles, n_neg
         assert one == pytest.approx(two, abs=1e-12)
 
 
-def test_tiled_full_softmax_is_the_plain_one(tiny_tiles):
+@pytest.mark.parametrize("kept", [0, 1_000])
+def test_full_softmax_is_the_plain_one_tiled_or_kept(tiny_tiles, monkeypatch, kept):
+    monkeypatch.setattr(cross_entropy, "_KEPT", kept)
+    monkeypatch.setattr(cross_entropy, "_TILE", 100)  # two rows of 40 items, so the last tile has one
     y, table, target = random_case(5)
     results = []
     for plain in (True, False):
@@ -91,6 +95,14 @@ def test_tiled_full_softmax_is_the_plain_one(tiny_tiles):
         results.append([value.detach().numpy() for value in (loss_N, y_NC.grad, table_VC.grad)])
     for one, two in zip(*results, strict=True):
         assert one == pytest.approx(two, abs=1e-12)
+
+
+def test_scores_far_apart_neither_overflow_nor_vanish():
+    y_NC, table_VC = (value.requires_grad_() for value in tensors([[100.0]], [[9.0], [-9.0], [0.0]]))
+    loss_N = softmax_losses(y_NC, table_VC, torch.tensor([2]))
+    loss_N.sum().backward()
+    assert loss_N.tolist() == [1800.0] and y_NC.grad.tolist() == [[18.0]]
+    assert table_VC.grad.tolist() == [[100.0], [-100.0], [0.0]]
 
 
 def test_gradient_of_the_log_partition_by_differences(tiny_tiles):
