@@ -21,8 +21,9 @@ class Scale:
     trials: int | None = None
 
     def settings(self, peer: Peer) -> Sequence[Mapping[str, Any]]:
-        """Return the settings to try, at least one."""
-        return list(peer.search)[: self.trials] or [{}]
+        """Return the settings to try, at least one; of an ensemble all, for it trains nothing."""
+        trials = None if peer.kind == "ensemble" else self.trials
+        return list(peer.search)[:trials] or [{}]
 
 
 class UnknownRow(Exception):

@@ -243,3 +243,10 @@ def test_what_stops_several_stops_all_of_them(tmp_path: Path) -> None:
     for name in "ab":
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / name).read_text()), 0)
+
+
+def test_fewer_trials_leave_ensembles_all_their_settings(calls: Path) -> None:
+    settings = ({"valid": 0.1}, {"valid": 0.2})
+    few = Scale(1, 1, trials=1)
+    assert len(few.settings(Planted(calls, "sasrec", "multi-domain", *settings))) == 1
+    assert len(few.settings(Planted(calls, "ensemble.plain", "ensemble", *settings))) == 2
