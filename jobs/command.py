@@ -128,6 +128,12 @@ def run_job(
     return 0
 
 
+def add_full(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --full; the DAG asks for it by SYNCREC_FULL, which the parameter `full` of a run sets."""
+    asked = os.environ.get("SYNCREC_FULL") == "True"
+    parser.add_argument("--full", action="store_true", default=asked, help=what)
+
+
 def peak_memory() -> int | None:
     """The sum of the peaks of this process and the processes it started that still live, bytes; Linux only.
 
