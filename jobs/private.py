@@ -59,8 +59,8 @@ class HidingFormatter(logging.Formatter):
         return hide(super().format(record))
 
 
-def private_files() -> None:
-    """Let this process and its children write files that nobody else may read; SYNCREC_UMASK=027 lets a group.
+def umask() -> str:
+    """What others may not do with new files, octal: SYNCREC_UMASK, or nothing at all (077).
 
     Raises
     ------
@@ -70,4 +70,9 @@ def private_files() -> None:
     text = os.environ.get("SYNCREC_UMASK") or "077"
     if not re.fullmatch(r"[0-7]{1,4}", text) or int(text, 8) > 0o777:
         raise JobError(f"SYNCREC_UMASK={text}: give an octal number such as 077 (private) or 027 (group may read)")
-    os.umask(int(text, 8))
+    return text
+
+
+def private_files() -> None:
+    """Let this process and its children write files that nobody else may read; SYNCREC_UMASK=027 lets a group."""
+    os.umask(int(umask(), 8))

@@ -81,7 +81,7 @@ def load_model(
             raise ValueError(f"{directory} is no saved model: {name} is missing")
     try:
         form: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{directory / 'config.json'} is not JSON ({error}); save the model again") from error
     if form.get("format") not in (1, FORMAT):
         raise ValueError(f"{directory / 'config.json'}: format {form.get('format')!r}, this version reads {FORMAT}")
