@@ -288,7 +288,7 @@ constraints() {
             orchestrator) set -- apache-airflow==$(AIRFLOW_VERSION) ;;
             production) # the orchestrator's versions; flask-appbuilder wants an older python-dateutil
                 grep -v '^python-dateutil==' constraints/orchestrator.txt >.venv/light.txt
-                set -- -c .venv/light.txt '$(PRODUCTION)' ;;
+                set -- -c .venv/light.txt '$(PRODUCTION)' 'celery<5.7' ;; # Airflow's provider cannot import 5.7
             audit) set -- pip-audit ;;
             bench) set -- '$(BENCH_LIBRARY)' '$(BENCH_RANKER)' "$$(grep '^torch==' constraints/jobs.txt)" ;; # the same torch: a fair row
         esac
