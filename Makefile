@@ -95,7 +95,7 @@ bench-quality: setup ## every system on set A5: hours, resumable; QUICK=1 ROWS="
 	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(DATA),--data "$(DATA)") \
 	    $(if $(PEERS),--peers "$(PEERS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(DEVICE),--device "$(DEVICE)") \
 	    $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS_AT_ONCE),--jobs "$(JOBS_AT_ONCE)") $(if $(REPORT),--report) \
-	    $(if $(RECORD),--record)
+	    $(if $(RECORD),--record) $(if $(RESTORE),--restore)
 
 bench-sweep: setup ## quality over C, K, j, T, delta, eta, users: hours, resumable; SWEEP="channels eta" SEEDS=2 FULL=1
 	@$(JOBS)/python -m benchmarks.quality.sweeps $(if $(SWEEP),--sweeps $(SWEEP)) $(if $(FULL),--full) \

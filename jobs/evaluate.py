@@ -9,7 +9,7 @@ served views stood on (ntg_view, on validation).
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -80,6 +80,34 @@ def transfer_rows(ranks: CaseRanks, role: str, version: str, split: str = "test"
             yield {**whole, **found, "metric": metric}
 
 
+def gate_rows(
+    challenger: CaseRanks, rivals: Mapping[str, CaseRanks], version: str, metric: str
+) -> Iterator[dict[str, Any]]:
+    """Rows of domain_metrics for the gate: the served view less each rival, paired, on the same cases.
+
+    rivals: champion (its served view), single, popularity, as jobs.gate_rules names them. A rival that was not
+    ranked on the same cases (a champion with a shorter window) has no rows: the gate then does without pairs.
+    """
+    views = {"champion": "served", "single": "single", "popularity": "popularity"}
+    whole = {"split": "test", "view": "served", "role": "challenger", "model_version": version}
+    for rival, ranks in rivals.items():
+        if not _same_cases(challenger, ranks):
+            continue
+        for code, domain in enumerate(challenger.domains, 1):
+            own = challenger.domain == code
+            if own.any():
+                value, low, high = paired_difference(
+                    challenger.ranks["served"][own], ranks.ranks[views[rival]][own], challenger.user[own],
+                    metric=metric,
+                )  # fmt: skip
+                found = {"domain": domain, "value": value, "low": low, "high": high, "cases": int(own.sum())}
+                yield {**whole, **found, "metric": f"gate_{rival}"}
+
+
+def _same_cases(one: CaseRanks, two: CaseRanks) -> bool:
+    return np.array_equal(one.user, two.user) and np.array_equal(one.domain, two.domain)
+
+
 def training_rows(loaded: LoadedModel, role: str) -> Iterator[dict[str, Any]]:
     """Rows of domain_metrics that training left in the version: ntg_loss, lambda and weight of the chosen epoch."""
     for domain, values in loaded.metadata.get("domains", {}).items():
@@ -120,15 +148,21 @@ def evaluate(run: Run) -> str:
     (test_set,) = read_sequences(run, lakehouse, night, vocabulary, "test")
     repeats = settings.repeating_domains
     rows: list[dict[str, Any]] = []
+    ranked: dict[str, CaseRanks] = {}
+    night.note(champion_unreadable="", champion_unknown_domains=[])
     for role, version in _versions(registry, challenger):
         try:
             loaded = load_version(registry, version.number, vocabulary)
         except JobError as error:
             if role == "challenger":
                 raise
-            log.info("the champion is not measured: %s", error)
+            log.warning("the champion is not measured: %s", error)
+            night.note(champion_unreadable=str(error))
             continue
-        ranks = rank_version(loaded, test_set, repeats)
+        ranks = ranked[role] = rank_version(loaded, test_set, repeats)
+        if role == "champion":
+            known = zip(vocabulary.domains, loaded.known_items, strict=True)
+            night.note(champion_unknown_domains=[domain for domain, n_items in known if not n_items])
         own = [*quality_rows(ranks, role, version.number), *transfer_rows(ranks, role, version.number)]
         rows += [*own, *training_rows(loaded, role), *choice_rows(loaded, role)]
         night.note(**{f"{role}_ndcg": _macro(own)})
@@ -139,6 +173,10 @@ def evaluate(run: Run) -> str:
     by_domain = dict(zip(vocabulary.domains, counts, strict=True))
     popular = popularity_ranks(by_domain, test_set, [d for d in vocabulary.domains if d in repeats])
     rows += quality_rows(popular, "popularity", "popularity")
+    rivals = {"single": ranked["challenger"], "popularity": popular}
+    if "champion" in ranked:
+        rivals["champion"] = ranked["champion"]
+    rows += gate_rows(ranked["challenger"], rivals, challenger.number, settings.gate.metric)
     _write(run, lakehouse, night, rows)
     for line in ntg_lines(rows):
         log.info(line)

@@ -12,6 +12,7 @@ from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.night import Night
 from jobs.registry import CHAMPION, PREVIOUS, Registry
+from jobs.schemas import ROLLED_BACK
 
 
 def move_alias(run: Run) -> str:
@@ -28,6 +29,10 @@ def move_alias(run: Run) -> str:
         return f"backfill: aliases stay ({max(published)} is published already)"
     registry = Registry(run.settings)
     champion = registry.at_alias(CHAMPION)
+    if why := registry.version(version).tags.get(ROLLED_BACK):
+        return (
+            f"champion stays version {champion.number if champion else 'none'}: {version} was rolled back ({why})"
+        )
     if decision != "promoted":
         return f"champion stays version {champion.number if champion else 'none'} ({decision})"
     if champion is not None and champion.number == version:

@@ -10,10 +10,10 @@ import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
 from jobs.command import Run, run_job
-from jobs.errors import PublishConflict
+from jobs.errors import JobError, PublishConflict
 from jobs.lakehouse import Lakehouse, code_version
 from jobs.night import Night
-from jobs.schemas import NIGHTS, RECOMMENDATIONS
+from jobs.schemas import NIGHTS, RECOMMENDATIONS, ROLLED_BACK
 
 log = logging.getLogger("syncrec")
 PINNED = ("interactions", "items", "sequences", "recommendations")
@@ -25,6 +25,7 @@ def publish(run: Run) -> str:
     night = Night(run, lakehouse)
     staged = night.noted("recommendations_staged", made_by="score")
     version = str(night.noted("served_version", made_by="gate"))
+    _refuse_withdrawn(lakehouse, version)
     day = EqualTo("ds", run.ds.isoformat())
     if night.get("recommendations_published") != staged:
         properties = {"model_version": version, **(night.get("recommendations_properties") or {})}
@@ -58,6 +59,17 @@ def publish(run: Run) -> str:
     return (
         f"{night.get('recommendations_count')} recommendations of {run.ds} published, scored by version {version}"
     )
+
+
+def _refuse_withdrawn(lakehouse: Lakehouse, version: str) -> None:
+    """What was rolled back after the gate had chosen it must not come back through a night in progress."""
+    nights = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name)).to_pylist()
+    for night in nights:
+        if night["decision"] == ROLLED_BACK and night["served_version"] == version:
+            raise JobError(
+                f"version {version} was rolled back while this night worked ({night['reason']}); nothing was "
+                "published: run the night again from the gate on"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -141,6 +141,10 @@ class Registry:
         """Point an alias to a version."""
         self.client.set_registered_model_alias(self.name, alias, number)
 
+    def drop_alias(self, alias: str) -> None:
+        """Let no version carry an alias."""
+        self.client.delete_registered_model_alias(self.name, alias)
+
     def tag(self, number: str, **tags: object) -> None:
         """Set tags of a version."""
         for key, value in tags.items():

@@ -21,6 +21,7 @@ from jobs.command import Run, one_line, run_job
 from jobs.night import write_whole
 from jobs.query import SQL, connect
 from jobs.report_figures import transfer_figures
+from jobs.schemas import ROLLED_BACK
 from jobs.settings import Settings
 
 Row = dict[str, Any]
@@ -61,6 +62,7 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
         "night": night,
         "last_published": next((row["ds"] for row in nights if row["ds"] < ds), None),
         "audits": rows("select * from audits where ds = $ds order by success, table_name, rule, run_id"),
+        "gate": rows("select * from gate_checks where ds = $ds order by domain, rule"),
         "transfer": [history[name][-1] for name in history if history[name][-1]["ds"] == ds],
         "history": history,
         "quality": _quality(quality, domains, night),
@@ -132,6 +134,12 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
                 bad.append(sentence)
     if night and night["decision"] == "no_challenger":
         look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
+    if night and night["decision"] == ROLLED_BACK:
+        look.append(f"This night was {night['reason']}.")
+    ruled = night["run_id"] if night else None
+    look += [
+        f"Gate: {row['words']}." for row in facts["gate"] if (row["rule"], row["run_id"]) == ("warning", ruled)
+    ]
     if not facts["audits"]:
         look.append("No audit is recorded for this night.")
     if not facts["arrived"]:

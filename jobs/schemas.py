@@ -64,6 +64,8 @@ class Table:
         )
 
 
+ROLLED_BACK = "rolled_back"
+"""The decision of nights whose lists jobs.rollback withdrew, and the tag of the version that made them."""
 _DS = Column("ds", "date", "the logical day of the night; its cutoff is midnight UTC after it")
 _RUN = Column("run_id", "string", "the run that wrote the row")
 
@@ -148,7 +150,12 @@ NIGHTS = Table(
         Column("served_version", "string", "registry version of the model that scored"),
         Column("champion_before", "string", "version that was champion when the night began", optional=True),
         Column("challenger", "string", "version that tonight's training registered", optional=True),
-        Column("decision", "string", "promoted, refused, no_challenger (training failed or was not due)"),
+        Column(
+            "decision",
+            "string",
+            "promoted, refused, no_challenger (training failed or was not due), rolled_back (jobs.rollback: the "
+            "lists of this night are shown no more)",
+        ),
         Column("reason", "string", "why, in words"),
         Column("code_version", "string", "git commit of the jobs"),
         Column("published_at", "timestamp", "when the night was published, UTC"),
@@ -181,11 +188,41 @@ DOMAIN_METRICS = Table(
         Column("domain", "string", "domain; 'macro' the plain mean over domains, 'min' the worst domain"),
         Column("split", "string", "train, valid or test"),
         Column("view", "string", "cross, single, blend, served; '' where a metric has no view"),
-        Column("metric", "string", "ndcg@10, ..., ntg_loss, ntg_ndcg, ntg_served, ntg_view, lambda, weight"),
+        Column(
+            "metric",
+            "string",
+            "ndcg@10, ..., ntg_loss, ntg_ndcg, ntg_served, ntg_view, lambda, weight; gate_champion, gate_single, "
+            "gate_popularity: the gate's metric of the served view less that rival's, paired",
+        ),
         Column("value", "double", "the value"),
         Column("low", "double", "lower end of the 95 % bootstrap interval over users", optional=True),
         Column("high", "double", "upper end of the 95 % bootstrap interval over users", optional=True),
         Column("cases", "bigint", "number of cases behind it", optional=True),
+        _DS,
+    ),
+)
+GATE_CHECKS = Table(
+    "gate_checks",
+    "one rule of the gate in one domain, in one run; and one row with rule = 'decision'",
+    "ds",
+    (
+        _RUN,
+        Column("challenger", "string", "registry version that wanted to be promoted", optional=True),
+        Column("champion", "string", "registry version that was champion", optional=True),
+        Column("rule", "string", "champion, single, popularity (who is compared with), cases, warning, decision"),
+        Column("domain", "string", "domain; '' for decision and warning"),
+        Column(
+            "outcome",
+            "string",
+            "passed, objection, not judged, warning; of the decision: promoted, refused, no_challenger",
+        ),
+        Column("words", "string", "why, in words"),
+        Column("value", "double", "the gate's metric of the challenger's served view", optional=True),
+        Column("rival_value", "double", "the same of the rival", optional=True),
+        Column("low", "double", "lower end of the 95 % interval of the paired difference", optional=True),
+        Column("high", "double", "upper end of the 95 % interval of the paired difference", optional=True),
+        Column("cases", "bigint", "test cases of the domain", optional=True),
+        Column("tolerance", "double", "relative drop that is tolerated", optional=True),
         _DS,
     ),
 )
@@ -215,6 +252,7 @@ TABLES: dict[str, Table] = {
         NIGHTS,
         RECOMMENDATIONS,
         DOMAIN_METRICS,
+        GATE_CHECKS,
         AUDITS,
     )
 }

@@ -125,11 +125,16 @@ class Training(_Section):
 class Gate(_Section):
     """What a challenger must do, domain by domain on the served view, to replace the champion."""
 
-    mode: Literal["disabled", "dry_run", "enabled"] = "enabled"
+    mode: Literal["disabled", "dry_run", "enabled", "hold"] = Field(
+        "enabled",
+        description="enabled: the rules decide; dry_run: they are noted, every challenger is promoted; disabled: "
+        "no rule is asked, every challenger is promoted; hold: none is, e.g. after a rollback",
+    )
     metric: str = Field("ndcg@10", pattern=r"^((hr|ndcg|mrr)@(5|10|20)|mrr)$")
     max_drop: float = Field(0.05, ge=0, description="relative drop against the champion that is tolerated")
     max_negative_transfer: float = Field(0.05, ge=0, description="relative drop against the single view")
     min_cases: int = Field(20, ge=1, description="domains with fewer test cases do not decide")
+    stale_days: int = Field(14, ge=1, description="a champion whose data are older is warned of, days")
 
 
 class Scoring(_Section):

@@ -19,6 +19,7 @@ from typing import Any
 
 from benchmarks.peers import all_peers
 from benchmarks.prepare_amazon2014 import DATA
+from benchmarks.quality.archive import archive, restore
 from benchmarks.quality.data import QUICK_USERS, SPLITS, DataAbsent, QualityData, load_a5
 from benchmarks.quality.figures import Figures, flat, plain, summarise
 from benchmarks.quality.plan import Scale, UnknownRow, order
@@ -126,6 +127,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of finished cells")
     parser.add_argument("--report", action="store_true", help="train nothing: the figures of what is there")
     parser.add_argument("--record", action="store_true", help="record also what is not the whole benchmark")
+    parser.add_argument(
+        "--restore", action="store_true", help="first take the finished cells that the results' folder keeps"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of quality.json")
     parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the plots")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose tables are written anew")
@@ -165,6 +169,9 @@ def _run(arguments: argparse.Namespace) -> int:
         runner = Runner(
             data, budget, arguments.cache, peers, scale, progress, train=not arguments.report, jobs=arguments.jobs
         )
+        archived = arguments.results / "quality" / runner.cache.folder.name
+        if arguments.restore:
+            print(f"{restore(archived, runner.cache.folder)} finished cells taken from {archived}", file=sys.stderr)
         rows = runner.run()
     finally:
         progress.stop()
@@ -179,6 +186,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif figures.systems:
         places = Places(arguments.results, None if arguments.quick else arguments.page)
         keep(part_of(arguments), figures, rows, _about(data, budget, scale), places)
+        archive(runner.cache.folder, archived)
         shown = places.page is not None
     images = arguments.images if shown else folder / "img"
     draw(figures, rows, images, f"quality-{part_of(arguments)}")

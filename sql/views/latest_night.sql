@@ -6,7 +6,7 @@
 --   served_version    registry version of the model that scored
 --   champion_before   version that was champion when the night began; null on the first night
 --   challenger        version that the night trained; null where it did not train
---   decision          promoted, refused, no_challenger
+--   decision          promoted, refused, no_challenger; rolled_back: its lists are shown no more
 --   reason            why, in words
 --   code_version      git commit of the jobs
 --   published_at      when, UTC

@@ -1,4 +1,4 @@
--- The recommendations of the newest published night: what users are shown now.
+-- The recommendations of the newest night that was not rolled back: what users are shown now.
 -- Grain: one user, domain, arm and rank.
 -- Columns:
 --   user_id         user; '__anyone__' holds the lists for users never seen
@@ -18,6 +18,7 @@ all_recommendations as (
 
 newest as (
     select max(ds) as ds from nights
+    where decision <> 'rolled_back'
 ),
 
 final as (

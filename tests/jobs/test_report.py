@@ -74,6 +74,8 @@ def test_a_published_night_shows_decision_transfer_quality_data_lists_and_audits
     assert "books blend +0.040 +0.030 to +0.050 +0.050 +0.040 to +0.060 100" in text
     assert "toys single −0.020 −0.030 to −0.010 +0.010 0.000 to +0.020 100" in text
     assert "0.300 0.290 to 0.310 0.340 0.330 to 0.350 0.290 0.280 to 0.300 0.100" in text, "books, all columns"
+    assert "books champion ✓ passed 0.100 0.200 −0.100 −0.150 to −0.050 60.0 % 30" in text
+    assert "toys champion ✗ objection 0.100 0.200 −0.100 −0.150 to −0.050 5.0 % 30" in text
     assert "broken_line toys 1 100.0 % toys.csv.gz" in text
     assert "toys 3 4 25.0 % 1 100.0 % of 2 100.0 %" in text
     assert "every user has a list" in text
@@ -98,6 +100,24 @@ def test_a_failed_night_says_at_the_top_what_stopped_it(config: Path) -> None:
     assert "✗ broken recommendations" in failed.text
     assert "No recommendations are published for this night." in failed.text
     assert "books ▲ help +0.030" in failed.text, "what was measured before it failed is shown"
+
+
+def test_what_the_gate_warns_of_and_a_rollback_are_said_at_the_top(tmp_path: Path) -> None:
+    file = write_config(tmp_path)
+    settings = load_settings(file)
+    lakehouse = fill(settings)
+    (night,) = (
+        row
+        for row in lakehouse.read_arrow("nights", lakehouse.current_snapshot("nights")).to_pylist()
+        if row["ds"] == D30
+    )
+    put(lakehouse, "nights", D30, [{**night, "decision": "rolled_back", "reason": "rolled back to version 1: bad"}])
+    warning = {"run_id": night["run_id"], "rule": "warning", "domain": "", "outcome": "warning", "ds": D30}
+    put(lakehouse, "gate_checks", D30, [{**warning, "words": "the champion's data are 15 days old"}])
+    assert main(["--config", str(file), "--ds", "2024-01-30"]) == 0
+    text = page(file, D30).text
+    assert "This night was rolled back to version 1: bad." in text
+    assert "Gate: the champion's data are 15 days old." in text
 
 
 def test_the_first_night_has_no_champion_and_no_night_before(config: Path) -> None:

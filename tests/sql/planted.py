@@ -127,6 +127,7 @@ def fill(settings: Settings, nights: tuple[date, ...] = (D29, D30, D31)) -> Lake
             put(lakehouse, "items", day, [_item(*i) for i in ITEMS if (i[0], i[3]) == (domain, day)], domain)
         put(lakehouse, "recommendations", day, _recommendations(day))
         put(lakehouse, "domain_metrics", day, _metrics(day))
+        put(lakehouse, "gate_checks", day, _checks(day))
         put(lakehouse, "audits", day, [_audit(*a) for a in AUDITS if a[0] == day])
         if day in nights:
             _put_sequences(lakehouse, settings, day, first=day == nights[0])
@@ -145,6 +146,17 @@ def put(lakehouse: Lakehouse, table: str, day: date, rows: list[dict[str, Any]],
     lakehouse.replace(
         table, And(where, EqualTo("domain", domain)) if domain else where, files, ds=day, run_id=run_id
     )
+
+
+def _checks(day: date) -> list[dict[str, Any]]:
+    """The gate lets books pass and objects to toys."""
+    run = {"run_id": RUNS.get(day, "bootstrap"), "challenger": "2", "champion": "1", "ds": day}
+    rule = {"rule": "champion", "value": 0.1, "rival_value": 0.2, "low": -0.15, "high": -0.05, "cases": 30}
+    return [
+        {**run, **rule, "domain": "books", "outcome": "passed", "words": "books: fine", "tolerance": 0.6},
+        {**run, **rule, "domain": "toys", "outcome": "objection", "words": "toys: bad", "tolerance": 0.05},
+        {**run, "rule": "decision", "domain": "", "outcome": "refused", "words": "toys: bad"},
+    ]
 
 
 def _put_sequences(lakehouse: Lakehouse, settings: Settings, day: date, first: bool) -> None:

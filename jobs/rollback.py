@@ -1,0 +1,183 @@
+"""Return to the previous champion and to the recommendations that it made, in seconds.
+
+    python -m jobs.rollback --reason "readers complain about toys"
+    python -m jobs.rollback --dry-run                 what it would do
+    python -m jobs.rollback --to 12 --reason "..."    another version than the previous champion
+
+The nights that the withdrawn version served get the decision `rolled_back`: `latest_recommendations` shows the
+newest night before them, whose lists are still there, so nothing is scored and nothing is copied. Their rows stay
+for the record. The alias `champion` moves, the version is tagged, and a night in progress that has chosen it
+publishes nothing. The order of these steps is such that a killed rollback can be run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from pyiceberg.expressions import In
+
+from jobs.command import one_line, start_logging
+from jobs.errors import JobError
+from jobs.lakehouse import Lakehouse
+from jobs.registry import CHAMPION, PREVIOUS, Registry
+from jobs.schemas import NIGHTS, ROLLED_BACK
+from jobs.settings import Settings, load_settings
+
+log = logging.getLogger("syncrec")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a rollback does. bad: the version to withdraw; to: the champion from now on; before: what becomes
+    previous_champion, None for nothing. nights: whose lists are shown no more; shown: the night whose lists are
+    shown from now on, None where no other night has any: then the lists stay as they are.
+    """
+
+    bad: str
+    to: str
+    before: str | None
+    nights: tuple[date, ...]
+    shown: date | None
+
+
+def make_plan(nights: Sequence[dict[str, Any]], registry: Registry, to: str | None) -> Plan:
+    """Find out which version to withdraw, which nights it served, and where to return to.
+
+    nights: the rows of `nights`.
+
+    Raises
+    ------
+    JobError
+        There is no champion, no version to return to, or that version is the champion, was withdrawn or is unknown.
+    """
+    champion, previous = registry.at_alias(CHAMPION), registry.at_alias(PREVIOUS)
+    if champion is None:
+        raise JobError("there is no champion to roll back: no night has promoted a version yet")
+    shown = sorted((row for row in nights if row["decision"] != ROLLED_BACK), key=lambda row: row["ds"])
+    bad = champion.number
+    newest = str(shown[-1]["served_version"]) if shown else bad
+    if newest != bad and ROLLED_BACK in registry.version(newest).tags:  # an earlier call was ended in the middle
+        bad, to = newest, to or champion.number
+    behind = previous.number if previous and previous.number != champion.number else None
+    target = to or behind
+    if target is None:
+        raise JobError(
+            f"version {bad} is champion, and there is no previous one: name the version to return to with --to"
+        )
+    if target == bad:
+        raise JobError(f"version {bad} is the champion already: nothing to roll back to")
+    if why := registry.version(target).tags.get(ROLLED_BACK):
+        raise JobError(f"version {target} was itself rolled back ({why}); name another one with --to")
+    served = []
+    while shown and str(shown[-1]["served_version"]) == bad:
+        served.append(shown.pop()["ds"])
+    promoted = [row for row in nights if str(row["served_version"]) == target and row["champion_before"]]
+    before = next((str(row["champion_before"]) for row in promoted if row["champion_before"] != target), None)
+    if before is not None and (before == bad or ROLLED_BACK in registry.version(before).tags):
+        before = None
+    return Plan(
+        bad=bad, to=target, before=before, nights=tuple(sorted(served)) if shown else (),
+        shown=shown[-1]["ds"] if shown else None,
+    )  # fmt: skip
+
+
+def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run: bool = False) -> str:
+    """Withdraw the champion; return in words what was done.
+
+    Raises
+    ------
+    JobError
+        See make_plan; or MLflow or the catalog cannot be reached.
+    PublishConflict
+        A night was published at the same moment; run it again.
+    """
+    lakehouse, registry = Lakehouse(settings), Registry(settings)
+    lakehouse.create_tables()
+    rows = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name)).to_pylist()
+    plan = make_plan(rows, registry, to)
+    if not dry_run:
+        registry.tag(plan.bad, **{ROLLED_BACK: reason})  # from here on no gate and no alias takes it
+        _withdraw(lakehouse, rows, plan, reason)
+        registry.move_alias(CHAMPION, plan.to)
+        if plan.before is not None:
+            registry.move_alias(PREVIOUS, plan.before)
+        else:
+            registry.drop_alias(PREVIOUS)
+        _describe(registry, plan, reason)
+    return _words(plan, dry_run)
+
+
+def _withdraw(lakehouse: Lakehouse, rows: Sequence[dict[str, Any]], plan: Plan, reason: str) -> None:
+    if not plan.nights:
+        return
+    words = f"rolled back to version {plan.to}: {reason}"
+    changed = [
+        {**row, "decision": ROLLED_BACK, "reason": f"{words} (before: {row['decision']}: {row['reason']})"}
+        for row in rows
+        if row["ds"] in plan.nights
+    ]
+    newest, files = plan.nights[-1], []
+    for row in changed:  # a file a day: no file holds two partitions
+        table = pa.Table.from_pylist([row], schema=NIGHTS.arrow_schema)
+        files += lakehouse.stage_arrow(NIGHTS.name, table, row["ds"], "rollback")
+    lakehouse.replace(
+        NIGHTS.name, In("ds", {day.isoformat() for day in plan.nights}), files, ds=newest, run_id="rollback",
+        properties={"model_version": plan.bad},
+    )  # fmt: skip
+
+
+def _describe(registry: Registry, plan: Plan, reason: str) -> None:
+    old = registry.client.get_model_version(registry.name, plan.bad).description or ""
+    line = f"Rolled back to version {plan.to}: {reason}."
+    if line not in old:
+        registry.describe(plan.bad, f"{old}\n\n{line}".strip())
+
+
+def _words(plan: Plan, dry_run: bool) -> str:
+    said = f"champion: version {plan.to}; withdrawn: version {plan.bad}; shown: the lists "
+    if plan.nights:
+        nights = " to ".join(str(day) for day in sorted({plan.nights[0], plan.nights[-1]}))
+        said += f"of {plan.shown} instead of those of {nights}"
+    elif plan.shown is None:
+        said += "that were shown before, as no earlier night has any"
+    else:
+        said += f"of {plan.shown} as before, for another version made them"
+    if dry_run:
+        return f"would do: {said}"
+    return f'{said}. The next night may promote again: mode = "hold" in [gate] keeps the champion'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command: 0 done, 1 a clear error."""
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.rollback",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--to", help="registry version to return to (default: the previous champion)")
+    parser.add_argument("--reason", default="no reason given", help="why; kept with the version and the nights")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would do")
+    parser.add_argument("--config", type=Path, help="settings file; default $SYNCREC_CONFIG, else syncrec.toml")
+    parsed = parser.parse_args(argv)
+    start_logging()
+    began = time.monotonic()
+    try:
+        said = roll_back(load_settings(parsed.config), to=parsed.to, reason=parsed.reason, dry_run=parsed.dry_run)
+    except JobError as error:
+        print(f"error: rollback: {one_line(error)}", file=sys.stderr, flush=True)
+        return 1
+    log.info("rollback: %s (%.1f s)", said, time.monotonic() - began)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,65 @@
+"""Archived cells: the same ranks and figures come back, nothing that is there is replaced, no pickle is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks.quality.archive import archive, restore
+from benchmarks.quality.cells import Cell
+from benchmarks.quality.plan import Scale
+from benchmarks.quality.runner import Runner
+from tests.benchmarks.quality_peers import BUDGET, Planted, Silent, lines, tiny
+
+DATA = tiny()
+
+
+def run(folder: Path, *peers: Planted, **options: bool) -> Runner:
+    runner = Runner(DATA, BUDGET, folder / "cache", peers, Scale(2, 2), Silent(folder), **options)
+    runner.run()
+    return runner
+
+
+def test_what_was_archived_is_read_elsewhere_and_never_trained(tmp_path: Path) -> None:
+    calls = tmp_path / "calls.txt"
+    peer = Planted(calls, "default", "ours", {"valid": 0.2}, {"valid": 0.9})
+    first = run(tmp_path, peer)
+    assert archive(first.cache.folder, tmp_path / "kept") == 3
+    assert archive(first.cache.folder, tmp_path / "kept") == 0  # the same again changes no file
+    there = tmp_path / "elsewhere" / "cache" / first.cache.folder.name
+    assert restore(tmp_path / "kept", there) == 3
+    assert restore(tmp_path / "kept", there) == 0
+    trained = len(lines(calls))
+    again = run(tmp_path / "elsewhere", peer)
+    assert len(lines(calls)) == trained
+    for seed, result in first.rows["default"].results.items():
+        other = again.rows["default"].results[seed]
+        assert other.figures == result.figures and other.ranks.keys() == result.ranks.keys()
+        for name, ranks_M in result.ranks.items():
+            assert np.array_equal(other.ranks[name], ranks_M, equal_nan=True)
+
+
+def test_a_cell_that_is_there_is_not_replaced(tmp_path: Path) -> None:
+    runner = run(tmp_path, Planted(tmp_path / "calls.txt", "default", "ours"))
+    archive(runner.cache.folder, tmp_path / "kept")
+    file = runner.cache.file(Cell("default", {}, 0))
+    before = file.read_bytes()
+    assert restore(tmp_path / "kept", runner.cache.folder) == 0 and file.read_bytes() == before
+
+
+def test_an_archive_with_pickled_objects_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    objects = np.array([{"a": 1}], dtype=object)
+    np.savez_compressed(tmp_path / "kept" / "row-0-0.npz", allow_pickle=True, figures=objects)
+    with pytest.raises(ValueError, match="pickle"):
+        restore(tmp_path / "kept", tmp_path / "cells")
+    assert not list((tmp_path / "cells").glob("*.npz"))
+
+
+def test_ranks_that_are_no_halves_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "row-0-0.json").write_text("{}")
+    np.savez_compressed(tmp_path / "row-0-0.npz", ranks=np.array([1.25]))
+    with pytest.raises(ValueError, match="half"):
+        archive(tmp_path, tmp_path / "kept")

@@ -1,0 +1,228 @@
+"""jobs.rollback on real tables and a real registry: what is shown, who is champion, kills in between, races."""
+
+from __future__ import annotations
+
+import sqlite3
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import closing
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import mlflow
+import pyarrow as pa
+import pytest
+
+from jobs import rollback
+from jobs.command import Run
+from jobs.errors import JobError
+from jobs.gate import run_gate
+from jobs.lakehouse import Lakehouse
+from jobs.move_alias import move_alias
+from jobs.night import Night
+from jobs.publish import publish
+from jobs.query import connect
+from jobs.registry import CHAMPION, PREVIOUS, Registry
+from jobs.rollback import roll_back
+from jobs.schemas import DOMAIN_METRICS, RECOMMENDATIONS
+from jobs.settings import Settings
+from tests.conftest import SMALL
+
+FIRST, SECOND, THIRD, FOURTH = (date(2024, 1, day) for day in (5, 6, 7, 8))
+
+
+class Project:
+    """Nights that go through gate's notes, publish and move_alias; versions are names without a model."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.lakehouse = Lakehouse(settings)
+        self.lakehouse.create_tables()
+        self.registry = Registry(settings)
+        self.registry.client.create_registered_model(self.registry.name)
+        with mlflow.start_run(experiment_id=self.registry.experiment_id) as run:
+            self.mlflow_run = run.info.run_id
+
+    def version(self, ds: date, run_id: str = "") -> str:
+        tags = {"ds": ds.isoformat(), "syncrec.run_id": run_id or f"run-{ds}"}
+        uri = mlflow.get_run(self.mlflow_run).info.artifact_uri
+        made = self.registry.client.create_model_version(
+            self.registry.name, f"{uri}/model", run_id=self.mlflow_run, tags=tags
+        )
+        return str(made.version)
+
+    def run(self, ds: date) -> Run:
+        return Run(ds=ds, run_id=f"run-{ds}", settings=self.settings, arguments=Namespace())
+
+    def decided(self, ds: date, version: str, *, promoted: bool) -> Run:
+        """A night whose gate and score are done."""
+        champion = self.registry.at_alias(CHAMPION)
+        run = self.run(ds)
+        listed = {"user_id": "u", "domain": "books", "rank": 1, "item_id": f"of-{ds}", "score": 1.0}
+        listed |= {"source": "model", "model_version": version, "arm": "champion", "ds": ds}
+        rows = pa.Table.from_pylist([listed], schema=RECOMMENDATIONS.arrow_schema)
+        Night(run, self.lakehouse).note(
+            recommendations_staged=self.lakehouse.stage_arrow(RECOMMENDATIONS.name, rows, ds, run.run_id),
+            recommendations_count=1, served_version=version, reason="by the test",
+            decision="promoted" if promoted else "refused",
+            champion_before=champion.number if champion else None,
+        )  # fmt: skip
+        return run
+
+    def night(self, ds: date, version: str, *, promoted: bool = True) -> None:
+        run = self.decided(ds, version, promoted=promoted)
+        publish(run)
+        move_alias(run)
+
+    def aliases(self) -> tuple[str | None, str | None]:
+        found = [self.registry.at_alias(alias) for alias in (CHAMPION, PREVIOUS)]
+        return found[0].number if found[0] else None, found[1].number if found[1] else None
+
+    def nights(self) -> dict[date, dict[str, Any]]:
+        rows = self.lakehouse.read_arrow("nights", self.lakehouse.current_snapshot("nights")).to_pylist()
+        return {row["ds"]: row for row in rows}
+
+    def shown(self) -> list[str]:
+        with connect(self.settings) as connection:
+            assert isinstance(connection, duckdb.DuckDBPyConnection)
+            return [row[0] for row in connection.execute("select item_id from latest_recommendations").fetchall()]
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """MLflow's database without a row: making its tables takes seconds."""
+    made = Settings(**{"state_dir": tmp_path_factory.mktemp("mlflow"), **SMALL})
+    Registry(made).client.search_experiments()
+    return Path(made.tracking_uri.removeprefix("sqlite:///"))
+
+
+@pytest.fixture
+def project(settings: Callable[..., Settings], empty_store: Path) -> Project:
+    own = settings()
+    file = Path(own.tracking_uri.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True)
+    with closing(sqlite3.connect(empty_store)) as source, closing(sqlite3.connect(file)) as copy:
+        source.backup(copy)
+        copy.execute("delete from experiments")  # its artifacts lie elsewhere
+        copy.commit()
+    return Project(own)
+
+
+@pytest.fixture
+def three(project: Project) -> Project:
+    """Version 1 served the first night; version 2 was promoted on the second and served the third, too."""
+    one, two = project.version(FIRST), project.version(SECOND)
+    project.night(FIRST, one)
+    project.night(SECOND, two)
+    project.night(THIRD, two, promoted=False)
+    assert project.aliases() == ("2", "1") and project.shown() == [f"of-{THIRD}"]
+    return project
+
+
+def test_the_previous_champion_and_its_lists_are_back_and_nothing_is_lost(three: Project) -> None:
+    before = three.nights()
+    said = roll_back(three.settings, reason="readers complain")
+    assert said.startswith(
+        "champion: version 1; withdrawn: version 2; shown: the lists of 2024-01-05 instead of those of 2024-01-06"
+    )
+    assert three.aliases() == ("1", None) and three.shown() == [f"of-{FIRST}"]
+    rows = three.nights()
+    assert [rows[day]["decision"] for day in (FIRST, SECOND, THIRD)] == ["promoted", "rolled_back", "rolled_back"]
+    assert "rolled back to version 1: readers complain (before: refused: by the test)" in rows[THIRD]["reason"]
+    assert rows[FIRST] == before[FIRST]
+    kept = three.lakehouse.read_arrow(RECOMMENDATIONS.name, three.lakehouse.current_snapshot(RECOMMENDATIONS.name))
+    assert sorted(kept["item_id"].to_pylist()) == [f"of-{day}" for day in (FIRST, SECOND, THIRD)]
+    version = three.registry.client.get_model_version(three.registry.name, "2")
+    assert version.tags["rolled_back"] == "readers complain"
+    assert "Rolled back to version 1: readers complain." in version.description
+
+
+def test_a_dry_run_changes_nothing(three: Project) -> None:
+    rows = three.nights()
+    assert "would do: champion: version 1" in roll_back(three.settings, reason="", dry_run=True)
+    assert three.aliases() == ("2", "1") and three.nights() == rows and three.shown() == [f"of-{THIRD}"]
+
+
+@pytest.mark.parametrize("step", ["_withdraw", "_describe", "move_alias", "drop_alias"])
+def test_a_rollback_that_was_killed_can_be_run_again(
+    three: Project, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        owner = rollback if step.startswith("_") else Registry
+        patch.setattr(owner, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            roll_back(three.settings, reason="bad")
+    if step in ("_describe", "drop_alias"):  # what counts was done
+        with pytest.raises(JobError, match="version 1 is champion, and there is no previous one"):
+            roll_back(three.settings, reason="bad")
+    else:
+        roll_back(three.settings, reason="bad")
+    assert three.aliases()[0] == "1" and three.shown() == [f"of-{FIRST}"]
+
+
+def test_a_night_in_progress_with_the_withdrawn_version_publishes_nothing(three: Project) -> None:
+    run = three.decided(FOURTH, "2", promoted=False)
+    roll_back(three.settings, reason="bad")
+    with pytest.raises(JobError, match=r"version 2 was rolled back while this night worked .* from the gate on"):
+        publish(run)
+    assert FOURTH not in three.nights() and three.shown() == [f"of-{FIRST}"]
+
+
+def test_a_promotion_that_was_published_before_the_rollback_moves_no_alias_after_it(project: Project) -> None:
+    one, two = project.version(FIRST), project.version(SECOND)
+    project.night(FIRST, one)
+    run = project.decided(SECOND, two, promoted=True)
+    publish(run)
+    project.registry.tag(two, rolled_back="bad")
+    assert "2 was rolled back (bad)" in move_alias(run)
+    assert project.aliases() == ("1", None)
+
+
+def test_the_gate_refuses_the_version_when_its_night_is_run_again(three: Project) -> None:
+    roll_back(three.settings, reason="bad")
+    run = three.run(SECOND)
+    night = Night(run, three.lakehouse)
+    night.pin("sequences", 1)
+    whole = {"run_id": run.run_id, "split": "test", "metric": "ndcg@10", "low": 0.4, "high": 0.6, "cases": 500}
+    rows = [
+        {**whole, "ds": SECOND, "domain": domain, "role": role, "view": "served", "value": value}
+        for domain in three.settings.domain_names
+        for role, value in (("challenger", 0.5), ("champion", 0.1))
+    ]
+    table = pa.Table.from_pylist(rows, schema=DOMAIN_METRICS.arrow_schema)
+    files = three.lakehouse.stage_arrow(DOMAIN_METRICS.name, table, SECOND, run.run_id)
+    three.lakehouse.append(DOMAIN_METRICS.name, files, parent=None, ds=SECOND, run_id=run.run_id)
+    assert run_gate(run) == "refused; version 1 scores tonight"
+    checks = three.lakehouse.read_arrow("gate_checks", three.lakehouse.current_snapshot("gate_checks")).to_pylist()
+    (decision,) = [row for row in checks if row["rule"] == "decision"]
+    assert (decision["outcome"], decision["words"]) == ("refused", "version 2 was rolled back: bad")
+    assert {row["challenger"] for row in checks} == {"2"} and {row["champion"] for row in checks} == {"1"}
+
+
+def test_another_version_can_be_named_and_what_cannot_be_is_refused(three: Project) -> None:
+    three.version(THIRD)
+    roll_back(three.settings, to="3", reason="bad")
+    assert three.aliases()[0] == "3" and three.shown() == [f"of-{FIRST}"]
+    for to, words in (("2", r"version 2 was itself rolled back \(bad\)"), ("3", "is the champion already")):
+        with pytest.raises(JobError, match=words):
+            roll_back(three.settings, to=to, reason="again")
+    with pytest.raises(JobError, match="has no version 99"):
+        roll_back(three.settings, to="99", reason="again")
+
+
+def test_without_an_earlier_night_the_lists_stay(project: Project) -> None:
+    one = project.version(FIRST)
+    project.night(FIRST, one)
+    with pytest.raises(JobError, match="name the version to return to with --to"):
+        roll_back(project.settings, reason="bad")
+    said = roll_back(project.settings, to=project.version(SECOND), reason="bad")
+    assert "no earlier night has any" in said and project.shown() == [f"of-{FIRST}"]
+
+
+def test_nothing_to_roll_back(project: Project, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(JobError, match="there is no champion to roll back"):
+        roll_back(project.settings, reason="bad")
+    assert rollback.main(["--config", str(tmp_path / "absent.toml")]) == 1
+    assert "error: rollback: " in capsys.readouterr().err
