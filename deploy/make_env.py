@@ -41,7 +41,7 @@ EXECUTOR_MEMORY=1g
 
 def text() -> str:
     """What .env holds, new at every call."""
-    lines = [f"{name}={secrets.token_urlsafe(32)}" for name in SECRETS]
+    lines = [f"{name}={secrets.token_urlsafe(64 if 'JWT' in name else 32)}" for name in SECRETS]  # SHA-512 wants 64
     lines.append(f"AIRFLOW_FERNET_KEY={base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()}")
     return HEAD + "\n".join(lines) + "\n" + PLACES
 

@@ -16,7 +16,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 HISTORY, NIGHT = date(2024, 1, 10), date(2024, 1, 11)
-RUN = "stack-test"
+RUN, RUNS = "stack-test", f"/api/v2/dags/{DAG_ID}/dagRuns"
 PATIENCE, NIGHT_SECONDS = 900.0, 3600.0
 SMALL = (  # of the sample project
     (r"users = 3000", "users = 120"),
@@ -66,42 +66,49 @@ class Api:
             request.add_header("Content-Type", "application/json")
         if self.token:
             request.add_header("Authorization", f"Bearer {self.token}")
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=180) as answer:
             return json.loads(answer.read() or b"{}")
 
     def night(self) -> None:
-        """Trigger the night, and wait for its end; a run by the clock must not get before it."""
-        runs = f"/api/v2/dags/{DAG_ID}/dagRuns"
-        self.ask("POST", runs, {"dag_run_id": RUN, "logical_date": logical_date(NIGHT)})
+        """Switch the DAG on, end the run that the clock starts at once, trigger the night and wait for its end."""
         self.ask("PATCH", f"/api/v2/dags/{DAG_ID}", {"is_paused": False})
-        end, seen = time.monotonic() + NIGHT_SECONDS, {}
-        while time.monotonic() < end:
-            for run in self.ask("GET", runs)["dag_runs"]:
-                if run["dag_run_id"] != RUN and run["state"] in ("queued", "running"):
-                    self.ask("PATCH", f"{runs}/{run['dag_run_id']}", {"state": "failed"})
-            for task, state in self.states().items():
+        by_clock = self.until(lambda: next((run["dag_run_id"] for run in self.ask("GET", RUNS)["dag_runs"]), None))
+        # Not while a task of it starts: then both wait for the same row, and nothing of the API answers.
+        self.until(lambda: self.states(by_clock).get("wait_for_landing") == "running")
+        self.ask("PATCH", f"{RUNS}/{by_clock}", {"state": "failed"})
+        self.until(lambda: self.ask("GET", f"{RUNS}/{by_clock}")["state"] == "failed")
+        self.ask("POST", RUNS, {"dag_run_id": RUN, "logical_date": logical_date(NIGHT)})
+        seen: dict[str, str] = {}
+
+        def over() -> bool:
+            for task, state in self.states(RUN).items():
                 if seen.get(task) != state:
                     seen[task] = state
                     print(f"{time.strftime('%H:%M:%S')} {task}: {state}", flush=True)
                 if state in ("failed", "up_for_retry"):
                     raise StackError(f"{task} failed: {self.log(task)[-4000:]}")
-            if self.ask("GET", f"{runs}/{RUN}")["state"] in ("success", "failed"):
-                return
-            time.sleep(5)
-        raise StackError(f"the night did not end in {NIGHT_SECONDS:.0f} s: {seen}")
+            return self.ask("GET", f"{RUNS}/{RUN}")["state"] in ("success", "failed")
 
-    def tasks(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask("GET", f"/api/v2/dags/{DAG_ID}/dagRuns/{RUN}/taskInstances")[
-            "task_instances"
-        ]
+        self.until(over, NIGHT_SECONDS)
+
+    @staticmethod
+    def until(holds: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if found := holds():
+                return found
+            time.sleep(3)
+        raise StackError(f"not within {seconds:.0f} s")
+
+    def tasks(self, run: str = RUN) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask("GET", f"{RUNS}/{run}/taskInstances")["task_instances"]
         return found
 
-    def states(self) -> dict[str, str]:
-        return {task["task_id"]: task["state"] or "none" for task in self.tasks()}
+    def states(self, run: str = RUN) -> dict[str, str]:
+        return {task["task_id"]: task["state"] or "none" for task in self.tasks(run)}
 
     def log(self, task: str) -> str:
-        path = f"/api/v2/dags/{DAG_ID}/dagRuns/{RUN}/taskInstances/{task}/logs/1"
-        return json.dumps(self.ask("GET", path))
+        return json.dumps(self.ask("GET", f"{RUNS}/{RUN}/taskInstances/{task}/logs/1"))
 
 
 def small_project(folder: Path) -> Path:
