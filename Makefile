@@ -3,6 +3,7 @@
 CONFIG ?= $(or $(SYNCREC_CONFIG),syncrec.toml)
 JOBS := .venv/jobs/bin
 AIRFLOW_VERSION := 3.3.2
+PRODUCTION := apache-airflow[celery,fab,postgres]==$(AIRFLOW_VERSION)
 BENCH_LIBRARY := rectools[torch]==0.19.0
 BENCH_RANKER := faiss-cpu==1.15.1
 DOCS_TOOLS := sphinx myst-parser furo
@@ -11,6 +12,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup nightly up down sql test test-nights test-cluster test-registry lint format docs clean distclean constraints
+.PHONY: env stack-test audit
 .PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data bench-score bench-score-night bench-nights
 
 help: ## list the commands
@@ -43,6 +45,17 @@ test-cluster: setup ## whole nights on a Spark cluster of two workers, one of th
 
 test-registry: setup ## a registered model in a fresh environment of mlflow and its requirements: minutes, 2 GB
 	@SYNCREC_TEST_REGISTRY=1 $(JOBS)/python -m pytest tests/jobs/test_registry_alone.py
+
+stack-test: setup ## the services of docker-compose.yml as processes of this machine, and a night through them: many minutes
+	@sh -c "$$SETUP" production
+	@SYNCREC_TEST_STACK=1 $(JOBS)/python -m pytest -s tests/deploy/test_stack.py
+
+audit: ## known weaknesses of all pinned packages, by pip-audit; exit code 3: nobody could be asked
+	@sh -c "$$SETUP" audit
+	@.venv/audit/bin/python deploy/audit.py constraints/jobs.txt constraints/orchestrator.txt constraints/production.txt
+
+env: ## write .env for docker-compose.yml with random secrets; never overwrites (docs/deploy.md)
+	@python3 deploy/make_env.py
 
 lint: setup ## ruff, mypy, sqlfluff: what CI checks
 	$(JOBS)/ruff check .
@@ -237,6 +250,22 @@ setup() {
         -c constraints/orchestrator.txt apache-airflow==$(AIRFLOW_VERSION)
 }
 
+# production: the Airflow of docker-compose.yml, and PostgreSQL and Redis of Debian, for stack-test.
+production() {
+    find_python
+    for program in /usr/lib/postgresql/*/bin/postgres; do [ -x "$$program" ] || install_debian postgresql || :; done
+    command -v redis-server >/dev/null 2>&1 || install_debian redis-server || :
+    size='300 MB, some minutes'
+    environment production "$$(cat constraints/production.txt | cksum) in $$PWD" \
+        -c constraints/production.txt '$(PRODUCTION)'
+}
+
+# audit: pip-audit, apart from what it looks at.
+audit() {
+    size='30 MB, a minute'
+    environment audit "$$(cat constraints/audit.txt | cksum) in $$PWD" -c constraints/audit.txt pip-audit
+}
+
 # bench: the environment of kept libraries that are rows of benchmarks; they pin other versions than ours.
 bench() {
     size='1 GB, a minute or more'
@@ -262,7 +291,7 @@ freeze() {
 
 constraints() {
     find_python
-    for label in jobs orchestrator bench docs; do
+    for label in jobs orchestrator production bench docs audit; do
         rm -rf .venv/fresh
         say "resolving the $$label environment anew ..."
         mkdir -p .venv
@@ -270,6 +299,10 @@ constraints() {
         case $$label in
             jobs) set -- -e '.[jobs,dev]' ;;
             orchestrator) set -- apache-airflow==$(AIRFLOW_VERSION) ;;
+            production) # the orchestrator's versions; flask-appbuilder wants an older python-dateutil
+                grep -v '^python-dateutil==' constraints/orchestrator.txt >.venv/light.txt
+                set -- -c .venv/light.txt '$(PRODUCTION)' 'celery<5.7' ;; # Airflow's provider cannot import 5.7
+            audit) set -- pip-audit ;;
             docs) set -- $(DOCS_TOOLS) ;;
             bench) set -- '$(BENCH_LIBRARY)' '$(BENCH_RANKER)' "$$(grep '^torch==' constraints/jobs.txt)" ;; # the same torch: a fair row
         esac

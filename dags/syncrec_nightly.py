@@ -1,7 +1,8 @@
 """The night's graph: names, order, retries, timeouts, the pool. Every step is one command of the jobs environment.
 
-A step knows its day and its run through two environment variables and quoted shell variables: no value is ever
-templated into the text of a shell line. Exit code 99 means "nothing to do tonight" and shows as skipped.
+A step knows its day and its run through environment variables and quoted shell variables: no value is ever
+templated into the text of a shell line. A run has one parameter, checked by its schema; nobody reads what else its
+`conf` may hold. Exit code 99 means "nothing to do tonight" and shows as skipped.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable, TriggerRule
+from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule
 
 HERE = Path(__file__).resolve().parent.parent
 JOBS_PYTHON = os.environ.get("SYNCREC_JOBS_PYTHON") or f"{HERE}/.venv/jobs/bin/python"
@@ -47,6 +48,7 @@ def step(name: str, doc: str, *, hours: float, **arguments: object) -> BashOpera
             "SYNCREC_CONFIG": CONFIG,
             "SYNCREC_DS": "{{ data_interval_start | ds }}",
             "SYNCREC_RUN_ID": "{{ run_id }}",
+            "SYNCREC_FULL": "{{ params.full }}",
         },
         append_env=True,
         cwd=HOME,
@@ -71,6 +73,14 @@ with DAG(
         "retry_delay": timedelta(seconds=RETRY_SECONDS),
         "retry_exponential_backoff": 2,
         "max_retry_delay": timedelta(minutes=30),
+    },
+    params={
+        "full": Param(
+            False,
+            type="boolean",
+            title="Everything anew",
+            description="Build all sequences and score all users, whatever the night before has; slower.",
+        )
     },
     doc_md=NIGHT_DOC,
     tags=["syncrec"],

@@ -26,7 +26,7 @@ from pyspark.sql import functions as F
 
 from jobs.audit_rules import sequences_suite
 from jobs.audits import AuditResult, count_broken, judge, record_audits, require
-from jobs.command import Run, run_job
+from jobs.command import Run, add_full, run_job
 from jobs.errors import JobError
 from jobs.ingest_checks import row_count
 from jobs.lakehouse import Lakehouse, data_files
@@ -225,7 +225,7 @@ def _publish(run: Run, lakehouse: Lakehouse, night: Night, made: SequenceNight, 
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--full", action="store_true", help="build all users from all events, whatever there is")
+    add_full(parser, "build all users from all events, whatever there is")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

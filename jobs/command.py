@@ -17,6 +17,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from jobs.errors import JobError, NothingToDo
+from jobs.private import HidingFormatter, hide, private_files
 from jobs.settings import Settings, load_settings
 
 SKIPPED_EXIT_CODE = 99
@@ -100,6 +101,7 @@ def run_job(
     start_logging()
     started = time.monotonic()
     try:
+        private_files()
         settings = load_settings(parsed.config)
         closing = job(Run(ds=parsed.ds, run_id=parsed.run_id, settings=settings, arguments=parsed))
     except NothingToDo as reason:
@@ -112,7 +114,7 @@ def run_job(
         print(f"error: {name} {parsed.ds}: interrupted; run it again", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
-        traceback.print_exc()
+        print(hide(traceback.format_exc()), end="", file=sys.stderr)
         print(
             f"error: {name} {parsed.ds}: {type(error).__name__}: {one_line(error)}",
             file=sys.stderr,
@@ -124,6 +126,12 @@ def run_job(
         took += f", at most {peak / 2**30:.1f} GiB"
     log.info("%s %s: %s (%s)", name, parsed.ds, closing or "done", took)
     return 0
+
+
+def add_full(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add --full; the DAG asks for it by SYNCREC_FULL, which the parameter `full` of a run sets."""
+    asked = os.environ.get("SYNCREC_FULL") == "True"
+    parser.add_argument("--full", action="store_true", default=asked, help=what)
 
 
 def peak_memory() -> int | None:
@@ -146,22 +154,18 @@ def peak_memory() -> int | None:
 
 
 def one_line(error: BaseException, limit: int = 600) -> str:
-    """Fold an error's text into one line that fits a terminal and an alert."""
+    """Fold an error's text into one line that fits a terminal and an alert, and that holds no secret."""
     said = str(error)
     if "Traceback (most recent call last)" in said:  # a Spark worker's: its last line is the cause
         said = [line for line in said.splitlines() if line.strip()][-1]
-    text = " ".join(said.split())
+    text = hide(" ".join(said.split()))
     return text if len(text) <= limit else text[:limit] + " ..."
 
 
 def start_logging() -> None:
     """One fact a line: time, then text."""
-    logging.basicConfig(
-        level=os.environ.get("SYNCREC_LOG_LEVEL", "INFO"),
-        format="%(asctime)s %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stdout,
-        force=True,
-    )
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(HidingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=os.environ.get("SYNCREC_LOG_LEVEL", "INFO"), handlers=[handler], force=True)
     for noisy in ("py4j", "great_expectations", "mlflow", "alembic", "urllib3", "pyiceberg", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -29,6 +29,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.code_version import code_version
 from jobs.errors import JobError, PublishConflict
+from jobs.private import without_password
 from jobs.schemas import TABLES, Table
 from jobs.settings import Settings
 
@@ -58,7 +59,7 @@ class Lakehouse:
             )
         except Exception as error:  # SQLAlchemy raises its driver's own errors
             raise JobError(
-                f"cannot open the Iceberg catalog {settings.catalog_uri.split('@')[-1]}: {error}"
+                f"cannot open the Iceberg catalog {without_password(settings.catalog_uri)}: {error}"
             ) from error
 
     def create_tables(self) -> None:

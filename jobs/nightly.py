@@ -27,6 +27,7 @@ from jobs.night import Night
 from jobs.night_closing import closing_lines, failure_text
 from jobs.night_plan import DAY, Plan, due, table_days
 from jobs.orchestrator import airflow_environment, prepare, run_night, started
+from jobs.private import hide, private_files
 from jobs.settings import DEFAULT_CONFIG, Sample, Settings, load_settings
 
 
@@ -203,18 +204,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     start_logging()
     try:
+        private_files()
         config = config_file(arguments.config)
         settings = load_settings(config)
         with locked(settings.state) as lock:
             return Launcher(settings, config, lock).run(arguments.nights)
     except JobError as error:
-        print(f"error: nightly: {error}", file=sys.stderr, flush=True)
+        print(f"error: nightly: {hide(str(error))}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         print("error: nightly: interrupted; the same command again goes on", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
-        traceback.print_exc()
+        print(hide(traceback.format_exc()), end="", file=sys.stderr)
         print(f"error: nightly: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
         return 70
 

@@ -53,6 +53,8 @@ def airflow_environment(settings: Settings, config: Path) -> dict[str, str]:
         "AIRFLOW__CORE__DAGS_FOLDER": str(REPOSITORY / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__LOGGING__JSON_LOGS": "True",
+        "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",  # else others may read every log
+        "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
         "SYNCREC_JOBS_PYTHON": os.environ.get("SYNCREC_JOBS_PYTHON") or sys.executable,
         "SYNCREC_HOME": str(settings.home.resolve()),
         "SYNCREC_CONFIG": str(config),

@@ -30,6 +30,7 @@ from jobs.errors import JobError
 from jobs.night import write_whole
 from jobs.nightly import config_file
 from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
+from jobs.private import hide, private_files, without_password
 from jobs.settings import Settings, load_settings
 
 HOST = "127.0.0.1"
@@ -125,9 +126,10 @@ class Pages:
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         names = ",".join(f"{name}:{port}" for name in ("localhost", HOST))
         command = [sys.executable, "-m", "mlflow", "server", f"--host={HOST}", f"--port={port}", "--workers=1"]
-        command += [f"--backend-store-uri={uri}", f"--default-artifact-root={self.settings.artifact_root}"]
+        command += [f"--default-artifact-root={self.settings.artifact_root}"]
         command += ["--no-serve-artifacts", f"--allowed-hosts={names}"]
-        environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+        # The address in the environment: everybody on the machine may read a command line.
+        environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
         self._start("mlflow", command, environment, f"http://{HOST}:{port}")
 
     def _start(self, name: str, command: list[str], environment: Mapping[str, str], address: str = "") -> None:
@@ -174,7 +176,7 @@ class Pages:
     def describe(self) -> list[str]:
         """Say where the pages are and how to log in."""
         addresses = {server.name: server.address for server in self.running() if server.address}
-        mlflow = addresses.get("mlflow") or self.settings.tracking_uri
+        mlflow = addresses.get("mlflow") or without_password(self.settings.tracking_uri)
         passwords = self.settings.state / "airflow" / "simple_auth_manager_passwords.json.generated"
         return [
             f"MLflow   {mlflow}    experiment {self.settings.mlflow.experiment}, model "
@@ -246,6 +248,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--mlflow-port", type=int, default=5000)
     arguments = parser.parse_args(argv)
     try:
+        private_files()
         config = config_file(arguments.config)
         pages = Pages(load_settings(config), config)
         if arguments.action == "down":
@@ -256,13 +259,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(pages.describe()))
         return 0
     except JobError as error:
-        print(f"error: pages: {error}", file=sys.stderr, flush=True)
+        print(f"error: pages: {one_line(error)}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
         print("error: pages: interrupted; nothing was left running", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
-        traceback.print_exc()
+        print(hide(traceback.format_exc()), end="", file=sys.stderr)
         print(f"error: pages: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
         return 70
 

@@ -35,6 +35,7 @@ from mlflow.types.schema import (
 )
 
 from jobs.errors import JobError
+from jobs.private import without_password
 from jobs.settings import Settings
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
@@ -96,7 +97,7 @@ class Registry:
         try:
             self.experiment_id = self._experiment()
         except Exception as error:
-            raise JobError(f"cannot reach MLflow at {uri.split('@')[-1]}: {error}") from error
+            raise JobError(f"cannot reach MLflow at {without_password(uri)}: {error}") from error
 
     def _experiment(self) -> str:
         name = self.settings.mlflow.experiment

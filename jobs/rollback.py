@@ -28,6 +28,7 @@ from pyiceberg.expressions import In
 from jobs.command import one_line, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
+from jobs.private import private_files
 from jobs.registry import CHAMPION, PREVIOUS, Registry
 from jobs.schemas import NIGHTS, ROLLED_BACK
 from jobs.settings import Settings, load_settings
@@ -171,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     start_logging()
     began = time.monotonic()
     try:
+        private_files()
         said = roll_back(load_settings(parsed.config), to=parsed.to, reason=parsed.reason, dry_run=parsed.dry_run)
     except JobError as error:
         print(f"error: rollback: {one_line(error)}", file=sys.stderr, flush=True)

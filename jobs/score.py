@@ -22,7 +22,7 @@ from pyspark.sql import functions as F
 
 from jobs.audit_rules import recommendations_suite
 from jobs.audits import record_audits, require, run_suite
-from jobs.command import Run, run_job
+from jobs.command import Run, add_full, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.list_audit import lists_in
@@ -186,7 +186,7 @@ def _fetch_model(registry: Registry, folder: Path, version: str) -> Path:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--full", action="store_true", help="score all users, whatever the night before has")
+    add_full(parser, "score all users, whatever the night before has")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from jobs.errors import JobError
+from jobs.private import keep_secret, passwords, secret_values
 
 DEFAULT_CONFIG = "syncrec.toml"
 DROPPABLE = ("interactions", "rejected_interactions", "recommendations", "domain_metrics", "audits")
@@ -329,6 +330,14 @@ class Settings(BaseSettings):
         return self.mlflow.artifact_root or f"{self.state}/mlflow/artifacts"
 
     @property
+    def secrets(self) -> set[str]:
+        """Every text in the settings, and in the variables that MLflow reads, that nobody may see."""
+        found = secret_values(self.spark.options) | secret_values(os.environ)
+        for address in (self.catalog_uri, self.tracking_uri, self.artifact_root):
+            found |= passwords(address)
+        return found
+
+    @property
     def domain_names(self) -> tuple[str, ...]:
         """The domains; their place, counted from 1, is the domain code in the sequence tables."""
         return tuple(self.domains)
@@ -361,7 +370,9 @@ def load_settings(path: str | Path | None = None) -> Settings:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{file} is not valid TOML: {error}") from None
     try:
-        return Settings(**values)
+        settings = Settings(**values)
     except ValidationError as error:
         lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
         raise JobError(f"{file}: " + "; ".join(lines)) from None
+    keep_secret(settings.secrets)
+    return settings

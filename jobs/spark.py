@@ -13,6 +13,7 @@ from pathlib import Path
 from pyspark.sql import SparkSession
 
 from jobs.errors import JobError
+from jobs.private import umask
 from jobs.settings import Settings
 
 
@@ -43,6 +44,7 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         .config("spark.sql.parquet.compression.codec", "zstd")
         .config("spark.sql.execution.arrow.pyspark.enabled", "true")
         .config("spark.sql.warehouse.dir", (scratch / "warehouse").as_uri())
+        .config("spark.hadoop.fs.permissions.umask-mode", umask())  # Hadoop sets the mode of each file
         .config("spark.local.dir", str(scratch / "local"))
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")

@@ -9,6 +9,7 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,8 @@ def save_model(
         raise ValueError("save_model: model and vocabulary have different domains or item counts")
     directory = Path(directory)
     directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
+    partial = directory.parent / f".{directory.name}.{uuid.uuid4().hex[:12]}"
+    partial.mkdir()  # not mkdtemp: who may read the model is the process's umask to say
     try:
         weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
         save_file(weights, partial / "model.safetensors")
@@ -53,7 +55,6 @@ def save_model(
             "metadata": dict(metadata or {}),
         }
         (partial / "config.json").write_text(json.dumps(form, indent=2), encoding="utf-8")
-        partial.chmod(0o755)
         _replace_folder(partial, directory)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -80,7 +81,7 @@ def load_model(
             raise ValueError(f"{directory} is no saved model: {name} is missing")
     try:
         form: dict[str, Any] = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{directory / 'config.json'} is not JSON ({error}); save the model again") from error
     if form.get("format") not in (1, FORMAT):
         raise ValueError(f"{directory / 'config.json'}: format {form.get('format')!r}, this version reads {FORMAT}")

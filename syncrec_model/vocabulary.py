@@ -74,7 +74,7 @@ class Vocabulary:
         try:
             form: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
             return cls(tuple(form["domains"]), tuple(list(ids) for ids in form["item_ids"]))
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a vocabulary file ({error}); write it with Vocabulary.save") from error
 
 

@@ -165,6 +165,13 @@ def test_every_audit_held_and_the_account_of_the_lines_balances(project: Project
         assert [row["rule"] for row in audits if not row["success"]] == []
 
 
+def test_nobody_else_may_look_into_it(project: Project) -> None:
+    """Some libraries copy a file with its mode: the folder around all of them is what keeps others out."""
+    assert project.settings.state.stat().st_mode & 0o077 == 0
+    tables = [path for path in project.settings.warehouse.rglob("*") if path.stat().st_mode & 0o077]
+    assert tables == []
+
+
 def test_each_night_has_its_page(project: Project) -> None:
     for ds in NIGHTS:
         page = (project.settings.state / "reports" / f"{ds}.html").read_text()

@@ -1,6 +1,6 @@
 """A small lakehouse with planted numbers: nights 29 and 30 January are published, the 31st failed its audit.
 
-Two domains, three users. One item id is hostile HTML. Tests say which numbers must come out.
+Two domains, three users. One item id is hostile HTML and SQL. Tests say which numbers must come out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jobs.settings import Settings
 from jobs.splits import micros
 
 D27, D28, D29, D30, D31 = (date(2024, 1, day) for day in range(27, 32))
-HOSTILE = "<script>alert('b3')</script>"
+HOSTILE = "<script>alert('b3')</script>'; drop view items; --\""
 RUNS = {D29: "run-29", D30: "run-30", D31: "run-31"}
 
 # (arrival, day of the event, user, domain, item)
