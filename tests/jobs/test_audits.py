@@ -166,7 +166,8 @@ def test_recommendations(spark: SparkSession, two: Settings, tmp_path: Path) -> 
             for n, rows in enumerate(files)
         ]
         lists = lists_in(spark, staged, [items], DS)
-        return run_suite("recommendations", lists, recommendations_suite(two.domain_names, two.scoring.top_n))
+        rules = recommendations_suite(two.domain_names, two.scoring.top_n, {"champion": "1"})
+        return run_suite("recommendations", lists, rules)
 
     good = [
         ("a", "books", 1, "x", 0.5, "model"),
