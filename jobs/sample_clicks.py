@@ -93,7 +93,8 @@ def write_clicks(settings: Settings, day: date, uplift: float) -> str:
     (folder,) = write_days(settings.landing_path, day, day, settings=sample)
     lines = list(click_lines(lists, candidates, day, uplift=uplift, seed=settings.sample.seed))
     write_whole(folder / FILE, "\n".join([HEADER, *lines, ""]))
-    return f"{len(lines):,} lines about the lists of {night}, {len(candidates):,} users of the candidate: {folder / FILE}"
+    told = f"{len(lines):,} lines about the lists of {night}, {len(candidates):,} users in the candidate's arm"
+    return f"{told}: {folder / FILE}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,38 +24,45 @@ newest as (
     inner join choice on choice.experiment in ('', test_nights.experiment)
 ),
 
-chosen as (
-    select test_nights.*
-    from test_nights
-    inner join newest on test_nights.ds = newest.ds
+exposed as (
+    select
+        experiment,
+        share,
+        count(distinct case when arm = 'champion' then user_id end) as champion_users,
+        count(distinct case when arm = 'candidate' then user_id end) as candidate_users,
+        count(distinct case when arm <> listed_arm then user_id end) as crossed_users
+    from all_shown
+    group by experiment, share
+),
+
+kinds as (
+    select 'with lists' as counted
+    union all
+    select 'shown' as counted
 ),
 
 counted as (
     select
-        experiment,
-        share,
-        'with lists' as counted,
-        champion_users,
-        candidate_users,
-        0 as crossed_users
-    from chosen
-    union all
-    select
-        chosen.experiment,
-        chosen.share,
-        'shown' as counted,
-        count(distinct case when all_shown.arm = 'champion' then all_shown.user_id end)
-            as champion_users,
-        count(distinct case when all_shown.arm = 'candidate' then all_shown.user_id end)
-            as candidate_users,
-        count(distinct case when all_shown.arm <> all_shown.listed_arm then all_shown.user_id end)
-            as crossed_users
-    from chosen
-    inner join all_shown
+        test_nights.experiment,
+        test_nights.share,
+        kinds.counted,
+        case
+            when kinds.counted = 'shown' then coalesce(exposed.champion_users, 0)
+            else test_nights.champion_users
+        end as champion_users,
+        case
+            when kinds.counted = 'shown' then coalesce(exposed.candidate_users, 0)
+            else test_nights.candidate_users
+        end as candidate_users,
+        case when kinds.counted = 'shown' then coalesce(exposed.crossed_users, 0) else 0
+        end as crossed_users
+    from test_nights
+    inner join newest on test_nights.ds = newest.ds
+    cross join kinds
+    left join exposed
         on
-            chosen.experiment = all_shown.experiment
-            and chosen.share = all_shown.share
-    group by chosen.experiment, chosen.share
+            test_nights.experiment = exposed.experiment
+            and test_nights.share = exposed.share
 ),
 
 tested as (
@@ -95,6 +102,7 @@ final as (
         ) as p_value,
         crossed_users,
         case
+            when users = 0 then 'no users'
             when chi_square is null then 'one arm has all'
             when chi_square > 10.828 then 'mismatch'
             else 'as it should be'
