@@ -7,8 +7,8 @@
 The nights that the withdrawn version served get the decision `rolled_back`: `latest_recommendations` shows the
 newest night before them, whose lists are still there, so nothing is scored and nothing is copied. Their rows stay
 for the record. Nights that tried the version out on a part of the users (jobs.experiment) are passed over, too. The
-alias `champion` moves, the version is tagged, and a night in progress that has chosen it publishes nothing. The order
-of these steps is such that a killed rollback can be run again.
+alias `champion` moves, the version is tagged, and a night in progress that has chosen it publishes nothing. The
+order of these steps is such that a killed rollback can be run again.
 """
 
 from __future__ import annotations
