@@ -5,11 +5,12 @@ JOBS := .venv/jobs/bin
 AIRFLOW_VERSION := 3.3.2
 BENCH_LIBRARY := rectools[torch]==0.19.0
 BENCH_RANKER := faiss-cpu==1.15.1
+DOCS_TOOLS := sphinx myst-parser furo
 SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup nightly up down sql test test-nights test-cluster test-registry lint format clean distclean constraints
+.PHONY: help setup nightly up down sql test test-nights test-cluster test-registry lint format docs clean distclean constraints
 .PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data bench-score bench-score-night bench-nights
 
 help: ## list the commands
@@ -54,6 +55,11 @@ format: setup ## let ruff and sqlfluff mend what they can
 	$(JOBS)/ruff check --fix .
 	$(JOBS)/ruff format .
 	$(if $(SQL_FILES),$(JOBS)/sqlfluff fix sql)
+
+docs: ## build the pages into var/docs; a link that leads nowhere is an error
+	@sh -c "$$SETUP" docs
+	@.venv/docs/bin/python -m sphinx -q -n -W --keep-going -b html docs var/docs
+	@echo "var/docs/index.html"
 
 bench-train: setup ## training speed beside the released code; RELEASED=../SyNCRec SHAPES="r64.a5" ROUNDS=3 DEVICE=cuda
 	@sh -c "$$SETUP" bench || echo "bench-train goes on without the SASRec of the kept library"
@@ -237,6 +243,13 @@ bench() {
     environment bench "$$(cat constraints/bench.txt | cksum) in $$PWD" -c constraints/bench.txt '$(BENCH_LIBRARY)' '$(BENCH_RANKER)' torch
 }
 
+# docs: Sphinx and what it needs, nothing of ours.
+docs() {
+    find_python
+    size='60 MB, half a minute'
+    environment docs "$$(cat constraints/docs.txt | cksum) in $$PWD" -c constraints/docs.txt $(DOCS_TOOLS)
+}
+
 # freeze LABEL: the versions of a fresh environment under the head of the file that is there.
 freeze() {
     file=constraints/$$1.txt
@@ -249,7 +262,7 @@ freeze() {
 
 constraints() {
     find_python
-    for label in jobs orchestrator bench; do
+    for label in jobs orchestrator bench docs; do
         rm -rf .venv/fresh
         say "resolving the $$label environment anew ..."
         mkdir -p .venv
@@ -257,6 +270,7 @@ constraints() {
         case $$label in
             jobs) set -- -e '.[jobs,dev]' ;;
             orchestrator) set -- apache-airflow==$(AIRFLOW_VERSION) ;;
+            docs) set -- $(DOCS_TOOLS) ;;
             bench) set -- '$(BENCH_LIBRARY)' '$(BENCH_RANKER)' "$$(grep '^torch==' constraints/jobs.txt)" ;; # the same torch: a fair row
         esac
         pip_install fresh .venv/fresh/bin/python "$$@"

@@ -1,7 +1,8 @@
-"""Audits: Great Expectations looks at staged rows, and only rows that keep every rule are published.
+"""Audits: staged rows are looked at before they are published, and only if they keep every rule.
 
-The rules themselves are data, in `jobs.audit_rules`; this file runs them, records what was found in the table
-`audits`, and turns a broken rule into one clear error:
+The rules themselves are data, in `jobs.audit_rules`. Spark counts in one pass how many of the staged rows break
+each of them; Great Expectations judges these counts, so its cost does not grow with the rows. This file also
+records what was found in the table `audits`, and turns a broken rule into one clear error:
 
     results = run_suite("interactions", staged, interactions_suite(settings, ds, ds))
     record_audits(lakehouse, results, ds, run_id)
@@ -11,37 +12,34 @@ The rules themselves are data, in `jobs.audit_rules`; this file runs them, recor
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 from pyiceberg.expressions import And, EqualTo
-from pyspark.sql import DataFrame
+from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
-from jobs.audit_rules import (  # before Great Expectations: it tells it to send nothing home
+from jobs.audit_rules import (
     RowRule,
+    SetRule,
     Suite,
+    UniqueRule,
     interactions_suite,
     items_suite,
     recommendations_suite,
     sequences_suite,
 )
-
-import great_expectations as gx  # isort: skip
-import great_expectations.expectations as gxe  # isort: skip
-from great_expectations.data_context.types.base import ProgressBarsConfig  # isort: skip
-from great_expectations.expectations import Expectation  # isort: skip
-
 from jobs.errors import AuditFailed, PublishConflict
 from jobs.lakehouse import Lakehouse
 from jobs.schemas import AUDITS
 
 RECORD_ATTEMPTS = 5
-_RESULT_FORMAT = {"result_format": "BASIC", "partial_unexpected_count": 0}
 log = logging.getLogger("syncrec")
 
 
@@ -62,89 +60,101 @@ class AuditResult:
     hint: str = ""
 
 
-def run_suite(
-    table_name: str,
-    frame: DataFrame,
-    rules: Suite,
-    *,
-    extra: Sequence[AuditResult] = (),
-) -> list[AuditResult]:
-    """Check a frame against rules.
+def run_suite(table_name: str, frame: DataFrame, rules: Suite) -> list[AuditResult]:
+    """Check a frame against rules: one result for each, in their order."""
+    return judge(table_name, rules, count_broken(frame, rules))
 
-    Parameters
-    ----------
-    table_name
-        The table that the rows are meant for; names the results.
-    frame
-        The rows; kept in memory while the rules run, because each rule is a Spark job of its own.
-    rules
-        Expectations, whose `description` is the rule in words that people read, and row rules.
-    extra
-        Results found without Great Expectations (accounting, volume); they come first.
 
-    Returns
-    -------
-    list[AuditResult]
-        One for each of `extra`, then one for each rule, in their order.
+@dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What one look at a frame found: its rows, the rows that break each rule, and sums that were asked for.
+
+    For a rule about a set of values, `broken` counts those too many and those missing.
     """
-    checked, expectations = _as_columns(frame, rules)
-    checked = checked.persist()
-    try:
-        found = _validate(table_name, checked, expectations) if expectations else []
-    finally:
-        checked.unpersist()
-    results = [_read(table_name, result) for result in found]
-    order = {str(expectation.description): place for place, expectation in enumerate(expectations)}
-    return [*extra, *sorted(results, key=lambda result: order.get(result.rule, len(order)))]
+
+    rows: int
+    broken: Sequence[int]
+    sums: Mapping[str, int]
 
 
-def _as_columns(frame: DataFrame, rules: Suite) -> tuple[DataFrame, list[Expectation]]:
-    """Work the row rules out as columns; keep those and the columns that the expectations name."""
-    wanted: dict[str, None] = {}
-    worked_out, expectations = [], []
+def count_broken(frame: DataFrame, rules: Suite, sums: Sequence[str] = ()) -> Counted:
+    """Count in Spark how many rows break each rule, and add up the columns `sums`.
+
+    All is one aggregation, in one pass over the frame; a rule about uniqueness is one more, of its columns alone,
+    because it has to bring equal rows together.
+    """
+    counts = {f"rule_{place}": own for place, rule in enumerate(rules) if (own := _count(rule)) is not None}
+    totals = {f"sum_{name}": F.sum(name) for name in sums}
+    columns = {"rows": F.count(F.lit(1)), **counts, **totals}
+    found = _first(frame.agg(*(column.alias(name) for name, column in columns.items())))
     for place, rule in enumerate(rules):
-        if isinstance(rule, RowRule):
-            name = f"rule_{place}"
-            worked_out.append(F.coalesce(rule.holds, F.lit(False)).alias(name))
-            rule = gxe.ExpectColumnValuesToBeInSet(column=name, value_set=[True], description=rule.words)
-        else:
-            named = [getattr(rule, "column", None), *getattr(rule, "column_list", [])]
-            wanted |= dict.fromkeys(name for name in named if name)
-        expectations.append(rule)
-    return frame.select(*wanted, *worked_out), expectations
+        if isinstance(rule, UniqueRule):
+            copies = frame.groupBy(*rule.columns).agg(F.count(F.lit(1)).alias("n")).where("n > 1")
+            found |= _first(copies.agg(F.sum("n").alias(f"rule_{place}")))
+    return Counted(
+        rows=found["rows"],
+        broken=[found[f"rule_{place}"] for place in range(len(rules))],
+        sums={name: found[f"sum_{name}"] for name in sums},
+    )
 
 
-def _validate(name: str, frame: DataFrame, expectations: Sequence[Expectation]) -> list[Any]:
+def _count(rule: RowRule | UniqueRule | SetRule) -> Column | None:
+    """The number of rows that break a rule, as an aggregate; None for what needs rows to be brought together."""
+    if isinstance(rule, RowRule):
+        return F.count_if(~F.coalesce(rule.holds, F.lit(False)))
+    if isinstance(rule, SetRule):
+        found, expected = F.collect_set(rule.column), F.array(*map(F.lit, rule.values)).cast("array<string>")
+        return F.size(F.array_except(found, expected)) + F.size(F.array_except(expected, found))
+    return None
+
+
+def _first(aggregated: DataFrame) -> dict[str, int]:
+    row = aggregated.first()
+    return {name: int(value or 0) for name, value in row.asDict().items()} if row else {}
+
+
+def judge(table_name: str, rules: Suite, counted: Counted) -> list[AuditResult]:
+    """Let Great Expectations judge what was counted: of every rule it expects that no row breaks it."""
+    return [
+        AuditResult(
+            table_name=table_name,
+            rule=rule.words,
+            success=passed,
+            checked=counted.rows,
+            failed=broken,
+            observed=said or f"{broken:,} of {counted.rows:,} rows break it",
+        )
+        for rule, broken, (passed, said) in zip(rules, counted.broken, _validate(table_name, counted), strict=True)
+    ]
+
+
+def _validate(name: str, counted: Counted) -> list[tuple[bool, str]]:
+    """For every rule whether it holds, and what went wrong if it could not be checked."""
+    os.environ["GX_ANALYTICS_ENABLED"] = "False"  # read when it is imported: nothing is sent home
+    import great_expectations as gx  # seconds: only jobs that audit, and only once they do
+    import great_expectations.expectations as gxe
+    from great_expectations.data_context.types.base import ProgressBarsConfig
+
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets INFO itself
     context = gx.get_context(mode="ephemeral")
     context.variables.progress_bars = ProgressBarsConfig(globally=False)
-    source = context.data_sources.add_spark(name, persist=False)
-    batch = source.add_dataframe_asset(name).add_batch_definition_whole_dataframe(name)
-    suite = gx.ExpectationSuite(name=name, expectations=list(expectations))
-    results = batch.get_batch({"dataframe": frame}).validate(suite, result_format=_RESULT_FORMAT).results
-    return list(results)
-
-
-def _read(table_name: str, result: Any) -> AuditResult:
-    """Translate one Great Expectations result."""
-    config, values = result.expectation_config, result.result or {}
-    raised = _exception(result.exception_info)
-    failed = values.get("unexpected_count")
-    observed = values.get("observed_value")
-    if raised:
-        words = f"the rule could not be checked: {raised}"
-    elif observed is not None:
-        words = str(observed)
-    else:
-        words = f"{failed or 0:,} of {values.get('element_count', 0):,} rows break it"
-    return AuditResult(
-        table_name=table_name,
-        rule=str(config.description or config.type),
-        success=bool(result.success),
-        checked=values.get("element_count"),
-        failed=failed,
-        observed=words,
+    columns = [f"rule_{place}" for place in range(len(counted.broken))]
+    frame = pd.DataFrame([counted.broken], columns=columns)
+    asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)
+    batch = asset.add_batch_definition_whole_dataframe(name).get_batch({"dataframe": frame})
+    suite = gx.ExpectationSuite(
+        name=name,
+        expectations=[gxe.ExpectColumnValuesToBeBetween(column=own, min_value=0, max_value=0) for own in columns],
     )
+    results = batch.validate(suite, result_format="BOOLEAN_ONLY").results
+    by_column = {result.expectation_config.kwargs["column"]: result for result in results}
+    return [_read(by_column[own]) for own in columns]
+
+
+def _read(result: Any) -> tuple[bool, str]:
+    """Translate one Great Expectations result."""
+    raised = _exception(result.exception_info)
+    return bool(result.success), f"the rule could not be checked: {raised}" if raised else ""
 
 
 def _exception(info: Any) -> str:
@@ -216,10 +226,15 @@ def require(results: Sequence[AuditResult], *, staged: Path | None = None) -> No
 
 __all__ = [
     "AuditResult",
+    "Counted",
     "RowRule",
+    "SetRule",
     "Suite",
+    "UniqueRule",
+    "count_broken",
     "interactions_suite",
     "items_suite",
+    "judge",
     "recommendations_suite",
     "record_audits",
     "require",

@@ -21,11 +21,11 @@ from datetime import timedelta
 from pathlib import Path
 
 from pyiceberg.expressions import And, BooleanExpression, EqualTo, GreaterThan, LessThanOrEqual
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.audit_rules import sequences_suite
-from jobs.audits import AuditResult, record_audits, require, run_suite
+from jobs.audits import AuditResult, count_broken, judge, record_audits, require
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.ingest_checks import row_count
@@ -63,15 +63,18 @@ def make_plan(run: Run, lakehouse: Lakehouse, interactions: int | None) -> Plan:
 
 def arrived_events(
     run: Run, spark: SparkSession, lakehouse: Lakehouse, interactions: int | None, previous: SequenceNight | None
-) -> DataFrame:
-    """The events that the night counts and the night before did not; every one in a full build."""
+) -> tuple[DataFrame, int]:
+    """The events that the night counts and the night before did not (every one in a full build); how many rows
+    the table says there are in the files that hold them.
+    """
     where: BooleanExpression = LessThanOrEqual("arrival_ds", run.ds.isoformat())
     known = F.col("known_ds") <= F.lit(run.ds)
     if previous is not None:  # in the files of earlier arrival days: only events of items that were not known then
         where = And(where, GreaterThan("known_ds", previous.ds.isoformat()))
         known &= F.col("known_ds") > F.lit(previous.ds)
+    rows = sum(sum(own.values()) for own in lakehouse.partitions(INTERACTIONS.name, interactions, where).values())
     events = lakehouse.read(spark, INTERACTIONS.name, interactions, where).where(known)
-    return event_rows(events, run.settings.domain_names, run.cutoff)
+    return event_rows(events, run.settings.domain_names, run.cutoff), rows
 
 
 def build(run: Run) -> str:
@@ -82,43 +85,59 @@ def build(run: Run) -> str:
     interactions = night.snapshot(INTERACTIONS.name)
     plan = make_plan(run, lakehouse, interactions)
     log.info("%s: %s", "incremental" if plan.previous else "full rebuild", plan.reason)
+    if interactions is None and plan.previous is None:
+        raise _no_event(run)
     with spark_session(run.settings, f"build_sequences {run.ds}") as spark, planned(spark):
-        arrived = arrived_events(run, spark, lakehouse, interactions, plan.previous)
-        came = arrived.count()
+        arrived, in_files = arrived_events(run, spark, lakehouse, interactions, plan.previous)
+        folder, before = _merge(run, spark, lakehouse, arrived, plan)
+        reason = _why_all(run, lakehouse, plan, _rows(folder))
+        if reason:  # tonight's own rows are replaced before the audit: count their events now
+            found = _n_events(spark, folder)
+        else:
+            results, found = _audit(run, spark, folder)
+        came = in_files if found == before + in_files else arrived.count()  # most often files hold nothing else
         if not came and plan.previous is None:
-            raise JobError(f"no event before {run.cutoff:%Y-%m-%d %H:%M} UTC: ingest a day with events first")
-        folder, accounts = _merge(run, spark, lakehouse, arrived, came, plan)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise _no_event(run)
+        words = f"{before:,} of the night before + {came:,} that arrived"
+        accounts = [_account("n_events of the changed users", found, before + came, words)]
         made = _describe(run, plan, interactions, came)
-        if reason := _why_all(run, lakehouse, plan, _rows(folder)):
+        if reason:
             log.info("all rows are written: %s", reason)
             made = replace(made, kind="compacted", base_ds=run.ds, reason=reason)
             folder = _rewrite(run, spark, lakehouse, plan, folder)
+            results, found = _audit(run, spark, folder)
             words = f"{made.events - came:,} of the night before + {came:,} that arrived"
-            accounts.append(_account("n_events of all users", _n_events(spark, folder), made.events, words))
-        results = list(accounts)
-        if files := data_files(folder):
-            staged = spark.read.schema(SEQUENCES.spark_ddl).parquet(*files)
-            results += run_suite(SEQUENCES.name, staged, sequences_suite(run.settings, run.cutoff))
-        record_audits(lakehouse, results, run.ds, run.run_id)
-        require(results, staged=folder)
+            accounts.append(_account("n_events of all users", found, made.events, words))
+        record_audits(lakehouse, [*accounts, *results], run.ds, run.run_id)
+        require([*accounts, *results], staged=folder)
     return _publish(run, lakehouse, night, made, folder)
 
 
-def _merge(
-    run: Run, spark: SparkSession, lakehouse: Lakehouse, arrived: DataFrame, came: int, plan: Plan
-) -> tuple[Path, list[AuditResult]]:
-    """Write the rows of the users with new events, and account for every event of theirs."""
-    own, old, before = run.settings.sequences, None, 0
+def _no_event(run: Run) -> JobError:
+    return JobError(f"no event before {run.cutoff:%Y-%m-%d %H:%M} UTC: ingest a day with events first")
+
+
+def _merge(run: Run, spark: SparkSession, lakehouse: Lakehouse, arrived: DataFrame, plan: Plan) -> tuple[Path, int]:
+    """Write the rows of the users with new events; and the events that their old rows counted before the merge."""
+    own, old, seen = run.settings.sequences, None, Observation("old")
     if plan.previous is not None:
-        state = _state(spark, lakehouse, plan.previous)
-        old = rows_of_users(state, arrived)
-        counted = rows_of_users(state.select("user_id", "n_events", "ds"), arrived).agg(F.sum("n_events")).first()
-        before = int(counted[0] or 0) if counted else 0
+        rows = rows_of_users(_state(spark, lakehouse, plan.previous), arrived)
+        old = rows.observe(seen, F.sum("n_events").alias("n_events"))
     start = run.cutoff - timedelta(days=own.valid_days + own.test_days)
-    rows = merge(arrived, old, max_length=own.max_length, window_start=start)
-    folder = _write(run, lakehouse, rows)
-    words = f"{before:,} of the night before + {came:,} that arrived"
-    return folder, [_account("n_events of the changed users", _n_events(spark, folder), before + came, words)]
+    folder = _write(run, lakehouse, merge(arrived, old, max_length=own.max_length, window_start=start))
+    return folder, int(seen.get.get("n_events") or 0) if old is not None else 0
+
+
+def _audit(run: Run, spark: SparkSession, folder: Path) -> tuple[list[AuditResult], int]:
+    """What the rules find in the staged files, and the events that these count."""
+    files = data_files(folder)
+    if not files:
+        return [], 0
+    staged = spark.read.schema(SEQUENCES.spark_ddl).parquet(*files)
+    rules = sequences_suite(run.settings, run.cutoff)
+    counted = count_broken(staged, rules, sums=["n_events"])
+    return judge(SEQUENCES.name, rules, counted), counted.sums["n_events"]
 
 
 def _state(spark: SparkSession, lakehouse: Lakehouse, night: SequenceNight) -> DataFrame:

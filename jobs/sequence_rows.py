@@ -19,9 +19,11 @@ from pyspark.sql import functions as F
 
 from jobs.splits import DAY, micros
 
-_EVENT = ("time", "event_id", "code", "item")
+_EVENT = ("time", "event_id", "code", "item", "bucket")
 PLAN = {
-    # One user at a time, in the order that the window leaves: no hash table, no second sort.
+    # Files are named one by one by the table: looking each up is no work for a job of its own.
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "1000",
+    # One user at a time, in sorted order: no hash table, and the join with old rows needs no second sort.
     "spark.sql.execution.useObjectHashAggregateExec": "false",
     # What grows with the users is never broadcast; a Bloom filter of at most 8 MiB says which old rows to read.
     "spark.sql.autoBroadcastJoinThreshold": "-1",
@@ -93,64 +95,95 @@ def merge(arrived: DataFrame, old: DataFrame | None, *, max_length: int, window_
     DataFrame
         The columns of `sequences` but ds.
     """
-    alone = {"older": F.lit(None).cast("array<bigint>"), "n": F.lit(1).cast("bigint")}
-    events = arrived.repartition("user_id").withColumns(alone)
+    room, first_day = max_length + 1, micros(window_start) // DAY
+    bucketed = arrived.withColumn("bucket", _bucket(F.col("code"), F.col("time"), first_day))
+    rows = bucketed.groupBy("user_id").agg(F.collect_list(F.struct(*_EVENT)).alias("events"))
+    older, before = _no_items(), F.lit(0)
+    rows = rows.withColumn("n_events", F.size("events").cast("bigint"))
     if old is not None:
-        events = events.unionByName(_unfolded(old))
-    first_day = micros(window_start) // DAY
-    bucket = F.greatest(F.expr(f"cast(time div {DAY} as int)"), F.lit(first_day - 1))
-    newest_first = Window.partitionBy("user_id", "code", "bucket").orderBy(F.desc("time"), F.desc("event_id"))
-    # A copy of an event, which came again with another landing day, has the rank of the first.
-    ranked = events.withColumn("bucket", bucket).withColumns(
-        {
-            "place": F.dense_rank().over(newest_first),
-            "rank": F.rank().over(newest_first),
-            "number": F.row_number().over(newest_first),
-        }
-    )
-    is_event, recent = F.col("code").isNotNull(), F.col("place") <= max_length + 1
-    is_kept = is_event & recent & (F.col("rank") == F.col("number"))
-    folded = ranked.groupBy("user_id").agg(
-        F.sort_array(F.collect_list(F.when(is_kept, F.struct(*_EVENT)))).alias("kept"),
-        F.collect_set(F.when(is_event & ~recent, _key())).alias("dropped"),
-        F.flatten(F.collect_list("older")).alias("older"),
-        F.sum("n").alias("n_events"),
-    )
-    return folded.select(
+        rows = rows.join(_known(old, first_day), "user_id", "left").select(
+            "user_id",
+            F.when(F.col("kept").isNull(), F.col("events")).otherwise(F.concat("kept", "events")).alias("events"),
+            (F.coalesce("n_before", before) + F.col("n_events")).alias("n_events"),
+            F.coalesce("older", older).alias("older"),
+        )
+        older = F.col("older")
+    pruned = _pruned(rows.withColumn("events", _in_order_once("events")), room)
+    return pruned.select(
         "user_id",
-        F.col("kept.item").alias("items"),
-        F.col("kept.code").alias("domains"),
-        F.col("kept.time").alias("times"),
-        F.col("kept.event_id").alias("event_ids"),
-        F.sort_array(F.array_union("older", "dropped")).alias("older_items"),
+        F.col("events.item").alias("items"),
+        F.col("events.code").alias("domains"),
+        F.col("events.time").alias("times"),
+        F.col("events.event_id").alias("event_ids"),
+        F.sort_array(F.array_union(older, "dropped")).alias("older_items"),
         "n_events",
     )
 
 
-def _key() -> Column:
-    return F.shiftleft(F.col("code").cast("bigint"), 32).bitwiseOR(F.col("item").cast("bigint"))
+def _bucket(code: Column, time: Column, first_day: int) -> Column:
+    """Domain and day of an event as one number; all days before the evaluation days are one."""
+    day = F.greatest(F.call_function("div", time, F.lit(DAY)), F.lit(first_day - 1))
+    return F.shiftleft(code.cast("bigint"), 32) + day
 
 
-def _unfolded(old: DataFrame) -> DataFrame:
-    """The kept events of old rows, and for each row one more without a code that carries what it knows besides."""
-    kept = F.transform(
+def _known(old: DataFrame, first_day: int) -> DataFrame:
+    """What old rows know: their kept events in the form of new ones, older items, the number of events."""
+    events = F.transform(
         F.arrays_zip("times", "event_ids", "domains", "items"),
         lambda event: F.struct(
             event["times"].alias("time"),
             event["event_ids"].alias("event_id"),
             event["domains"].alias("code"),
             event["items"].alias("item"),
-            F.lit(None).cast("array<bigint>").alias("older"),
-            F.lit(0).cast("bigint").alias("n"),
+            _bucket(event["domains"], event["times"], first_day).alias("bucket"),
         ),
     )
-    carried = F.struct(
-        F.lit(None).cast("bigint").alias("time"),
-        F.lit(None).cast("bigint").alias("event_id"),
-        F.lit(None).cast("int").alias("code"),
-        F.lit(None).cast("int").alias("item"),
-        F.col("older_items").alias("older"),
-        F.col("n_events").alias("n"),
+    return old.select(
+        "user_id", events.alias("kept"), F.col("older_items").alias("older"), F.col("n_events").alias("n_before")
     )
-    event = F.explode(F.array_append(kept, carried)).alias("event")
-    return old.select("user_id", event).select("user_id", "event.*")
+
+
+def _in_order_once(events: str) -> Column:
+    """The events in order, without copies of an event, which came again with another landing day.
+
+    Most users have no copies. Those of the others are neighbours once they are in order.
+    """
+    in_order = F.sort_array(events)
+    before = F.concat(F.array(F.lit(None)), F.slice(in_order, F.lit(1), F.size(events) - 1))
+    pairs = F.arrays_zip(in_order.alias("event"), before.alias("before"))
+    firsts = F.filter(pairs, lambda pair: ~pair["event"].eqNullSafe(pair["before"]))
+    no_copies = F.size(F.array_distinct(F.col(f"{events}.event_id"))) == F.size(events)
+    return F.when(no_copies, in_order).otherwise(F.transform(firsts, lambda pair: pair["event"]))
+
+
+def _pruned(rows: DataFrame, room: int) -> DataFrame:
+    """Keep the last `room` sorted events of each bucket; of the others the keys of their items, as `dropped`.
+
+    Most users have no more than `room` events in all, and nothing to prune. The events of the others are put into
+    the order of their buckets, where an event is dropped if the one `room` places later is in the same.
+    """
+    by_bucket = F.arrays_zip(*(F.col(f"events.{name}").alias(name) for name in ("bucket", *_EVENT[:-1])))
+
+    def is_dropped(event: Column, i: Column) -> Column:
+        return F.get("ordered", i + room)["bucket"].eqNullSafe(event["bucket"])
+
+    def unbucketed(event: Column) -> Column:
+        return F.struct(*(event[name].alias(name) for name in _EVENT))
+
+    def key(event: Column) -> Column:
+        return F.shiftleft(event["code"].cast("bigint"), 32).bitwiseOR(event["item"].cast("bigint"))
+
+    ordered = rows.withColumn("ordered", F.when(F.size("events") > room, F.sort_array(by_bucket)))
+    kept = F.filter("ordered", lambda event, i: ~is_dropped(event, i))
+    in_time = F.sort_array(F.transform(kept, unbucketed))
+    dropped = F.transform(F.filter("ordered", is_dropped), key)
+    return ordered.withColumns(
+        {
+            "events": F.when(F.col("ordered").isNull(), F.col("events")).otherwise(in_time),
+            "dropped": F.coalesce(dropped, _no_items()),
+        }
+    )
+
+
+def _no_items() -> Column:
+    return F.array().cast("array<bigint>")

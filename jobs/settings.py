@@ -52,9 +52,11 @@ class Landing(_Section):
 class Source(_Section):
     """One kind of log file and how its columns map to (user, item, domain, time)."""
 
-    name: str = Field(pattern=_NAME)
+    name: str = Field(pattern=_NAME, description="how rejects, audits and the report call it")
     files: str = Field(description="glob inside the day folder, e.g. 'books*.csv'")
-    format: Literal["csv", "jsonl", "parquet"]
+    format: Literal["csv", "jsonl", "parquet"] = Field(
+        description="CSV, JSON lines or Parquet; .gz is seen by name"
+    )
     domain: str | None = Field(None, description="the domain of every row of these files")
     domain_column: str | None = Field(None, description="or: the column that names it")
     user: str = Field(description="column of the user id")
@@ -65,7 +67,7 @@ class Source(_Section):
     )
     header: bool = Field(False, description="CSV: the first line names the columns")
     columns: tuple[str, ...] = Field((), description="CSV without header: the column names in order")
-    delimiter: str = Field(",", min_length=1, max_length=1)
+    delimiter: str = Field(",", min_length=1, max_length=1, description="CSV: what stands between two columns")
     required: bool = Field(False, description="a day without such a file is not complete")
 
     @property
@@ -120,7 +122,7 @@ class Sequences(_Section):
 class Model(_Section):
     """The model's shape; any other field of syncrec_model.ModelConfig may be given under `options`."""
 
-    preset: str = "default"
+    preset: str = Field("default", description="default, paper or released: docs/model.md#settings")
     channels: int = Field(64, ge=1, description="C, the paper's r")
     options: dict[str, Any] = Field(default_factory=dict, description="further ModelConfig fields")
 
@@ -128,14 +130,14 @@ class Model(_Section):
 class Training(_Section):
     """How long and how hard a night trains."""
 
-    epochs: int = Field(20, ge=1)
+    epochs: int = Field(20, ge=1, description="epochs of a cold start, at most: patience may end it sooner")
     warm_epochs: int = Field(5, ge=1, description="epochs when it starts from the champion")
-    warm_start: bool = True
+    warm_start: bool = Field(True, description="start from the champion where it fits: fewer epochs are enough")
     batch_size: int = Field(64, ge=2, description="users a step")
-    learning_rate: float = Field(2e-3, gt=0)
-    seed: int = 0
+    learning_rate: float = Field(2e-3, gt=0, description="step size of AdamW")
+    seed: int = Field(0, description="the same seed, data and threads give the same model on a CPU")
     threads: int = Field(2, ge=1, description="CPU threads")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: a CUDA GPU where there is one")
     every_days: int = Field(1, ge=1, description="train every so many nights; the champion scores the others")
     min_cases: int = Field(20, ge=1, description="fewer validation cases than that: the night does not train")
     options: dict[str, Any] = Field(default_factory=dict, description="further TrainingConfig fields")
@@ -149,7 +151,11 @@ class Gate(_Section):
         description="enabled: the rules decide; dry_run: they are noted, every challenger is promoted; disabled: "
         "no rule is asked, every challenger is promoted; hold: none is, e.g. after a rollback",
     )
-    metric: str = Field("ndcg@10", pattern=r"^((hr|ndcg|mrr)@(5|10|20)|mrr)$")
+    metric: str = Field(
+        "ndcg@10",
+        pattern=r"^((hr|ndcg|mrr)@(5|10|20)|mrr)$",
+        description="what is compared: hr@10, ndcg@20, mrr, ...",
+    )
     max_drop: float = Field(0.05, ge=0, description="relative drop against the champion that is tolerated")
     max_negative_transfer: float = Field(0.05, ge=0, description="relative drop against the single view")
     min_cases: int = Field(20, ge=1, description="domains with fewer test cases do not decide")
@@ -183,9 +189,11 @@ class Experiment(_Section):
 class Spark(_Section):
     """The Spark session. `master = 'spark://host:7077'` moves the same jobs to a cluster."""
 
-    master: str = "local[2]"
-    shuffle_partitions: int = Field(4, ge=1)
-    driver_memory: str = "3g"
+    master: str = Field("local[2]", description="local[CORES], or spark://host:7077 for a cluster")
+    shuffle_partitions: int = Field(4, ge=1, description="parts of a shuffle; on a cluster two or three a core")
+    driver_memory: str = Field(
+        "3g", description="heap of the driver's JVM; with local[...] all of Spark lives in it"
+    )
     java_options: str = Field("", description="options of the driver's JVM, e.g. to start short jobs faster")
     options: dict[str, str] = Field(default_factory=dict, description="further spark.* settings")
 
@@ -218,7 +226,7 @@ class Maintenance(_Section):
 class Catalog(_Section):
     """The Iceberg SQL catalog; PostgreSQL in production, SQLite by default."""
 
-    name: str = "syncrec"
+    name: str = Field("syncrec", description="the catalog's name; other engines must give the same")
     uri: str | None = Field(None, description="SQLAlchemy address; default sqlite in <state_dir>/warehouse")
     warehouse: str | None = Field(None, description="folder of the tables; default <state_dir>/warehouse")
 
@@ -238,16 +246,16 @@ class MLflow(_Section):
 
     tracking_uri: str | None = Field(None, description="default sqlite in <state_dir>/mlflow")
     artifact_root: str | None = Field(None, description="only for the embedded store")
-    experiment: str = "syncrec-nightly"
-    model_name: str = "syncrec"
+    experiment: str = Field("syncrec-nightly", description="the experiment that nights log into")
+    model_name: str = Field("syncrec", description="the registered model: models:/NAME@champion")
 
 
 class Sample(_Section):
     """The generated sample log; absent for real logs."""
 
-    users: int = Field(3000, ge=10)
-    seed: int = 7
-    start: date = date(2024, 1, 1)
+    users: int = Field(3000, ge=10, description="people who have joined by the end of its first 28 days")
+    seed: int = Field(7, description="another seed is another world of the same laws")
+    start: date = Field(date(2024, 1, 1), description="its first landing day")
 
 
 class Settings(BaseSettings):
@@ -261,7 +269,7 @@ class Settings(BaseSettings):
         nested_model_default_partial_update=True,
     )
 
-    state_dir: Path = Path("var/default")
+    state_dir: Path = Field(Path("var/default"), description="folder of all that the project writes")
     night: Night
     landing: Landing = Landing()
     domains: dict[str, Domain]

@@ -15,6 +15,12 @@ from .model import Losses, SyNCRec
 from .recommend import PlainRecommendations, Recommender, TopN
 from .reports import EpochReport
 from .saving import load_model, save_model, warm_start
+from .study_cut import read_study
+from .study_data import StudyData
+from .study_log import StudyError
+from .study_ranks import StudyCases, rank_scores
+from .study_result import StudyResult
+from .study_run import study
 from .training import FitResult, TrainingRun, fit
 from .views import ViewChoice, choose_views, judge_views
 from .vocabulary import Vocabulary
@@ -28,6 +34,10 @@ __all__ = [
     "PlainRecommendations",
     "Recommender",
     "SequenceSet",
+    "StudyCases",
+    "StudyData",
+    "StudyError",
+    "StudyResult",
     "SyNCRec",
     "TopN",
     "TrainingConfig",
@@ -48,7 +58,10 @@ __all__ = [
     "popularity_ranks",
     "process_group",
     "rank_cases",
+    "rank_scores",
+    "read_study",
     "save_model",
+    "study",
     "summarise",
     "warm_start",
 ]

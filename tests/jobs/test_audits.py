@@ -13,9 +13,16 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.arms import Split
 from jobs.audits import (
     AuditResult,
+    RowRule,
+    SetRule,
+    UniqueRule,
+    count_broken,
     interactions_suite,
+    items_suite,
+    judge,
     recommendations_suite,
     record_audits,
     require,
@@ -25,7 +32,7 @@ from jobs.audits import (
 from jobs.errors import AuditFailed
 from jobs.lakehouse import Lakehouse
 from jobs.list_audit import lists_in
-from jobs.schemas import ITEMS, RECOMMENDATIONS, SEQUENCES, Table
+from jobs.schemas import ANYONE, ITEMS, RECOMMENDATIONS, SEQUENCES, Table
 from jobs.settings import Settings
 
 DS = date(2024, 1, 5)
@@ -102,6 +109,54 @@ def test_each_broken_rule_of_interactions_is_named_and_counted(spark: SparkSessi
         require(results, staged=Path("/staged/x"))
 
 
+@pytest.mark.parametrize(
+    ("words", "change"),
+    [
+        ("ts is never null", {"ts": "cast(null as timestamp)"}),
+        ("domain is never null", {"domain": "cast(null as string)"}),
+        ("event_id is never null", {"event_id": "cast(null as bigint)"}),
+        ("event_id is the hash", {"event_id": "5L"}),
+        ("event_day is the day of ts", {"event_day": "date '2024-01-04'"}),
+        ("item_index is at least 1", {"item_index": "0"}),
+        ("known_ds is arrival_ds or later", {"known_ds": "date '2024-01-04'"}),
+        ("arrival_ds is", {"arrival_ds": "date '2024-01-06'", "known_ds": "date '2024-01-06'"}),
+    ],
+)
+def test_one_wrong_event_breaks_its_rule(
+    spark: SparkSession, two: Settings, words: str, change: dict[str, str]
+) -> None:
+    noon = datetime(2024, 1, 5, 12, tzinfo=UTC)
+    wrong = events(spark, [("b", "x", "books", noon)])
+    wrong = wrong.withColumns({name: F.expr(value) for name, value in change.items()})
+    counted = count_broken(
+        events(spark, [("a", "x", "books", noon)]).unionByName(wrong), rules := interactions_suite(two, DS, DS)
+    )
+    broken = [own.words for own, failed in zip(rules, counted.broken, strict=True) if failed == 1]
+    assert any(said.startswith(words) for said in broken)
+
+
+def test_the_vocabulary_has_no_gap_no_repetition_and_one_index_an_item(spark: SparkSession) -> None:
+    def audit(*rows: tuple[str, str, int]) -> dict[str, int | None]:
+        items = spark.createDataFrame(rows, "domain string, item_id string, item_index int")
+        return broken(run_suite("items", *items_suite(items)))
+
+    gapless, once = "item indexes of a domain are 1, 2, 3, ... without gap or repetition", "no item of a domain"
+    assert audit(("books", "x", 1), ("books", "y", 2), ("toys", "x", 1)) == {}
+    assert audit(("books", "x", 1), ("books", "y", 3), ("toys", "x", 1)) == {gapless: 1}
+    assert audit(("books", "x", 1), ("books", "y", 1), ("toys", "x", 2)) == {gapless: 2}
+    assert audit(("books", "x", 1), ("books", "x", 2)) == {f"{once} has two indexes": 1}
+
+
+def test_a_suite_is_one_pass_and_says_what_it_added_up(spark: SparkSession) -> None:
+    frame = spark.createDataFrame([("a", 1), ("a", 5), (None, 7)], "name string, n bigint")
+    rules = [RowRule("n is small", F.col("n") < 6), SetRule("a and b", "name", ("a", "b"))]
+    counted = count_broken(frame, rules, sums=["n"])
+    assert (counted.rows, list(counted.broken), counted.sums) == (3, [1, 1], {"n": 13})
+    assert [result.success for result in judge("t", rules, counted)] == [False, False]
+    assert count_broken(frame.where("n > 9"), rules, sums=["n"]).sums == {"n": 0}
+    assert list(count_broken(frame, [UniqueRule("names", ("name",))]).broken) == [2]
+
+
 ROW = {
     "user_id": "a",
     "items": [3, 1, 2],
@@ -121,6 +176,9 @@ ROW_FAULTS: list[tuple[str, dict[str, Any]]] = [
     ("domain codes lie", {"domains": [1, 2, 3]}),
     ("domain codes lie", {"domains": [0, 1, 2]}),
     ("item indexes", {"items": [3, 0, 2]}),
+    ("item indexes", {"items": [3, None, 2]}),
+    ("domain codes lie", {"domains": [1, None, 2]}),
+    ("before the cutoff", {"times": [NOON - DAY, None, NOON]}),
     ("ascending", {"older_items": [(2 << 32) + 1, (1 << 32) + 5]}),
     ("ascending", {"older_items": [(1 << 32) + 5, (1 << 32) + 5]}),
     ("older items have", {"older_items": [(3 << 32) + 5]}),
@@ -142,7 +200,7 @@ def test_sequences(spark: SparkSession, two: Settings) -> None:
     for words, _ in ROW_FAULTS:
         assert not rule(results, words).success, words
     assert rule(results, "at least the events kept").failed == 1
-    assert rule(results, "domain codes lie").failed == 2
+    assert rule(results, "domain codes lie").failed == 3
     assert rule(audit([ROW, ROW]), "is unique").failed == 2
 
 
@@ -198,6 +256,28 @@ def test_recommendations(spark: SparkSession, two: Settings, tmp_path: Path) -> 
     assert not rule(audit(good[:2]), "every domain").success
     for split in (audit(good[:1], good[1:]), audit([good[0], good[2], good[1]])):
         assert rule(split, "in one piece").failed == 1
+
+
+def test_lists_are_of_the_arm_of_their_user_and_of_its_version(
+    spark: SparkSession, two: Settings, tmp_path: Path
+) -> None:
+    split = Split(name="x", share=0.5)
+    assert [split.is_candidate(user) for user in ("u1", "u2")] == [True, False]
+    items = write(tmp_path / "items.parquet", ITEMS, [(domain, "x", 1, DS) for domain in ("books", "toys")])
+
+    def audit(*rows: tuple[str, str, str]) -> dict[str, int | None]:
+        lists = [(user, domain, 1, "x", 0.5, "model", version, arm, DS) for user, version, arm in rows
+                 for domain in ("books", "toys")]  # fmt: skip
+        staged = write(tmp_path / "lists.parquet", RECOMMENDATIONS, lists)
+        rules = recommendations_suite(("books", "toys"), 20, {"champion": "1", "candidate": "2"}, split)
+        return broken(run_suite("recommendations", lists_in(spark, [staged], [items], DS), rules))
+
+    good = [("u1", "2", "candidate"), ("u2", "1", "champion"), (ANYONE, "1", "champion")]
+    assert audit(*good) == {}
+    arm, version = "every list is of the arm that its user is in", "the model version is that of the arm"
+    assert audit(*good, ("u1", "1", "champion")) == {arm: 2}
+    assert audit(("u1", "1", "candidate"), *good[1:]) == {version: 2}
+    assert audit(*good, ("u3", "3", "green"))[arm] == 2
 
 
 def test_results_are_recorded_once_per_run_and_table(settings: Callable[..., Settings]) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyiceberg.expressions import EqualTo
-from pyspark.sql import SparkSession
+from pyspark.sql import DataFrame, SparkSession
 
 from jobs import command
 from jobs.build_sequences import main
@@ -23,6 +23,7 @@ from jobs.night import Night
 from jobs.schemas import INTERACTIONS, ITEMS, SEQUENCES
 from jobs.score import read_users
 from jobs.sequence_nights import past_nights
+from jobs.sequence_rows import merge
 from jobs.sequence_sets import count_events, read_sequences, read_vocabulary, state_of
 from jobs.settings import Settings
 from jobs.splits import split_windows
@@ -185,6 +186,26 @@ def test_another_length_builds_everything_anew_and_says_so(
     assert (project.build(D[3]).kind, project.night.run_id) == ("full", project.run.run_id)
     assert "full rebuild: T changed from 3 to 2\n" in capsys.readouterr().out
     project.check(spark, LOG)
+
+
+@pytest.mark.parametrize("lost", ["a user's new events", "a user's old row"])
+def test_events_that_get_lost_on_the_way_stop_the_night(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], lost: str
+) -> None:
+    def losing(arrived: DataFrame, old: DataFrame | None, **settings: Any) -> DataFrame:
+        assert old is not None
+        if lost == "a user's old row":
+            return merge(arrived, old.where("user_id <> 'ann'"), **settings)
+        return merge(arrived.where("user_id <> 'ann'"), old, **settings)
+
+    project.land(LOG, *D[:4])
+    project.build(D[2])
+    monkeypatch.setattr("jobs.build_sequences.merge", losing)
+    before = project.lakehouse.current_snapshot("sequences")
+    assert main(["--ds", D[3].isoformat()]) == 1
+    error = capsys.readouterr().err
+    assert "'n_events of the changed users = those of the night before + the events that arrived' broken" in error
+    assert project.lakehouse.current_snapshot("sequences") == before
 
 
 def test_an_incremental_night_opens_only_the_files_of_new_arrivals(

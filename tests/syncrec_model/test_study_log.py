@@ -1,0 +1,157 @@
+"""Reading a log for a study: many forms are read alike, and what cannot be studied is refused with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from study_logs import START, columns, write
+
+from syncrec_model import StudyError, read_study
+
+Log = dict[str, Any]
+
+
+def test_every_form_of_a_log_is_read_alike(tmp_path: Path) -> None:
+    log = columns()
+    expected = read_study(write(tmp_path / "log.parquet", log))
+    moments = [datetime.fromtimestamp(ts, UTC) for ts in log["ts"]]
+    forms: dict[str, Log] = {
+        "log.csv": log,
+        "texts.csv": log | {"ts": [moment.isoformat() for moment in moments]},
+        "milliseconds.parquet": log | {"ts": [1000 * ts for ts in log["ts"]]},
+        "moments.parquet": log | {"ts": pa.array(moments, pa.timestamp("ns", tz="UTC"))},
+        "floats.parquet": log | {"ts": np.array(log["ts"], dtype=np.float64)},
+        "categories.parquet": log | {"item": pa.array(log["item"]).dictionary_encode()},
+        "reversed.parquet": {name: list(reversed(values)) for name, values in log.items()},
+    }
+    for name, form in forms.items():
+        found = read_study(write(tmp_path / name, form))
+        assert found.fingerprint() == expected.fingerprint(), name
+        assert found.facts["first"] == "2023-11-14", name
+
+
+def test_a_folder_of_files_and_other_column_names(tmp_path: Path) -> None:
+    log = columns()
+    expected = read_study(write(tmp_path / "log.parquet", log))
+    names = {"user": "customer", "item": "asin", "domain": "shop", "ts": "at"}
+    renamed = {names[role]: values for role, values in log.items()}
+    (tmp_path / "parts").mkdir()
+    for number in range(2):
+        half = {name: values[number * 420 : (number + 1) * 420] for name, values in renamed.items()}
+        write(tmp_path / "parts" / f"part-{number}.parquet", half)
+    assert read_study(tmp_path / "parts", columns=names).fingerprint() == expected.fingerprint()
+
+
+def test_numbers_are_ids_also_as_floats(tmp_path: Path) -> None:
+    log = columns()
+    log["user"] = [float(user[1:]) for user in log["user"]]
+    data = read_study(write(tmp_path / "log.parquet", log))
+    assert data.users[:3] == ["0", "1", "10"]
+
+
+def test_the_same_event_twice_counts_once_and_is_told(tmp_path: Path) -> None:
+    log = columns()
+    twice = {name: values + values[:5] for name, values in log.items()}
+    once, data = (read_study(write(tmp_path / f"{n}.parquet", form)) for n, form in enumerate((log, twice)))
+    assert once.fingerprint() == data.fingerprint()
+    assert "5 events say the same as another" in " ".join(data.notes)
+
+
+def test_numbers_that_are_no_dates_count_by_their_order(tmp_path: Path) -> None:
+    log = columns()
+    log["ts"] = [ts - START for ts in log["ts"]]
+    data = read_study(write(tmp_path / "log.parquet", log))
+    assert "their order alone counts" in " ".join(data.notes)
+    assert data.fingerprint() == read_study(write(tmp_path / "dates.parquet", columns())).fingerprint()
+
+
+def without(name: str) -> Callable[[Log], Log]:
+    return lambda log: {key: values for key, values in log.items() if key != name}
+
+
+def changed(name: str, value: Callable[[int, Any], Any], places: range | None = None) -> Callable[[Log], Log]:
+    def change(log: Log) -> Log:
+        kept = range(len(log[name])) if places is None else places
+        return log | {name: [value(at, old) if at in kept else old for at, old in enumerate(log[name])]}
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "options", "message"),
+    [
+        (without("user"), {}, r"no column 'user' or 'user_id'; its columns are item, domain, ts.*--user COLUMN"),
+        (lambda log: log, {"columns": {"item": "asin"}}, r"no column 'asin'; its columns are user, item"),
+        (lambda log: log, {"columns": {"item": "user"}}, r"one column has two roles"),
+        (lambda log: log, {"columns": {"product": "item"}}, r"unknown role 'product'; roles are user, item"),
+        (lambda log: {name: values[:0] for name, values in log.items()}, {}, r"has no rows"),
+        (changed("user", lambda at, old: None, range(3, 5)), {}, r"'user' has no id in 2 of 840 rows.*row 4"),
+        (changed("item", lambda at, old: "nan", range(9, 10)), {}, r"'item' has no id in 1 of 840 rows.*row 10"),
+        (changed("item", lambda at, old: float(at % 9) if at else np.nan), {}, r"'item' has no id in 1 of"),
+        (changed("item", lambda at, old: at / 7), {}, r"'item' holds fractions"),
+        (changed("item", lambda at, old: at % 2 == 0), {}, r"'item' is of type bool"),
+        (changed("domain", lambda at, old: f"d{at % 200}"), {}, r"'domain' has 200 different values.*--domain"),
+        (changed("domain", lambda at, old: "books"), {}, r"one domain only \(books\)"),
+        (changed("ts", lambda at, old: None, range(2)), {}, r"'ts' has no time in 2 of 840 rows"),
+        (changed("ts", lambda at, old: 5), {}, r"'ts' has one value, 5"),
+        (changed("ts", lambda at, old: "noon"), {}, r"texts that are no ISO 8601 times, such as 'noon'"),
+        (changed("ts", lambda at, old: at % 2 == 0), {}, r"'ts' is of type bool"),
+        (
+            changed("ts", lambda at, old: 1000 * old, range(10)),
+            {},
+            r"mixes units of time \(s: 830 .*; ms: 10 events",
+        ),
+        (lambda log: log, {"unit": "ms"}, r"is not in ms: .* is 2023-11-1\d in s.*Give --unit s"),
+        (lambda log: log, {"unit": "h"}, r"time unit 'h': choose one of s, ms, us, ns"),
+        (lambda log: log, {"split": "random"}, r"split 'random': choose one of leave-one-out, time"),
+        (lambda log: log, {"domains": ["books", "food"]}, r"has no domain 'food'; it has books, toys"),
+        (lambda log: log, {"repeats": ["food"]}, r"repeats names the unknown domain 'food'"),
+        (lambda log: log, {"core": 50}, r"nothing is left of core 50"),
+        (lambda log: log, {"users": 4}, r"too few users: 4 validation and 4 test cases from 4 users"),
+        (lambda log: log, {"users": 0}, r"users = 0"),
+        (
+            changed("user", lambda at, old: f"u{at}"),
+            {},
+            r"no user has events in two domains.*write their user ids in different ways",
+        ),
+        (
+            changed("item", lambda at, old: "one", range(840)),
+            {},
+            r"domain books has 1 item here, so there is nothing to rank",
+        ),
+    ],
+)
+def test_an_unusable_log_is_refused(
+    tmp_path: Path, change: Callable[[Log], Log], options: dict[str, Any], message: str
+) -> None:
+    path = write(tmp_path / "log.parquet", change(columns()))
+    with pytest.raises(StudyError, match=message):
+        read_study(path, **options)
+
+
+def test_users_of_two_events_give_no_cases(tmp_path: Path) -> None:
+    log = {name: values[::7] for name, values in columns().items()}
+    with pytest.raises(StudyError, match=r"too few users: 0 validation and 0 test cases from 60 users"):
+        read_study(write(tmp_path / "log.parquet", log))
+
+
+def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=r"absent\.parquet does not exist"):
+        read_study(tmp_path / "absent.parquet")
+    for name in ("log.parquet", "log.csv"):
+        (tmp_path / name).write_bytes(b"")
+        with pytest.raises(StudyError, match=r"is empty"):
+            read_study(tmp_path / name)
+    (tmp_path / "log.parquet").write_text("user,item\n1,2\n")
+    with pytest.raises(StudyError, match=r"cannot be read as Parquet"):
+        read_study(tmp_path / "log.parquet")
+    (tmp_path / "broken.csv").write_text("user,item,domain,ts\na,b,c,1\na,b\n")
+    with pytest.raises(StudyError, match=r"cannot be read as CSV: .*Expected 4 columns"):
+        read_study(tmp_path / "broken.csv")
