@@ -75,7 +75,8 @@ def _lists_before(settings: Settings, day: date) -> tuple[Lists, frozenset[str],
     for row in sorted(rows, key=lambda row: int(row["rank"])):
         if row["user_id"] != ANYONE:
             lists.setdefault(row["user_id"], {}).setdefault(row["domain"], []).append(row["item_id"])
-    return lists, frozenset(row["user_id"] for row in rows if row["arm"] == CANDIDATE_ARM), night
+    candidates = {row["user_id"] for row in rows if row["arm"] == CANDIDATE_ARM}
+    return lists, frozenset(candidates & lists.keys()), night
 
 
 def write_clicks(settings: Settings, day: date, uplift: float) -> str:
