@@ -95,6 +95,18 @@ with DAG(
         "Landing files to `interactions` and `rejected_interactions`, audited before they are published.",
         hours=3,
     )
+    ingest_clicks = step(
+        "ingest_clicks",
+        "Click logs to `impressions`, audited; skipped where none are configured. No recommendation waits for it, "
+        "and its end does not decide the night: it can be cleared and run again at any time.",
+        hours=3,
+    )
+    clicks_over = EmptyOperator(  # so that no failure of ingest_clicks is the end of a branch: such an end is red
+        task_id="clicks_over",
+        trigger_rule=TriggerRule.ALL_DONE,
+        execution_timeout=timedelta(minutes=5),
+        doc_md="The click logs are in: done, skipped or failed.",
+    )
     build_sequences = step(
         "build_sequences",
         "New `interactions` merged into the rows of their users in `sequences`, audited.",
@@ -147,3 +159,4 @@ with DAG(
 
     wait_for_landing >> ingest >> build_sequences >> train >> evaluate >> training_over
     [build_sequences, training_over] >> gate >> score >> publish >> move_alias >> report
+    wait_for_landing >> ingest_clicks >> clicks_over >> report

@@ -6,13 +6,16 @@ pass. Where a row cannot say (null included), it counts as broken.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from functools import reduce
 
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 
+from jobs.arms import Split
+from jobs.schemas import ARMS, CHAMPION_ARM
 from jobs.settings import Settings
 
 FIRST_MOMENT = datetime(1970, 1, 2, tzinfo=UTC)
@@ -123,11 +126,45 @@ def sequences_suite(settings: Settings, cutoff: datetime) -> Suite:
     ]
 
 
-def recommendations_suite(domains: Sequence[str], top_n: int) -> Suite:
+def impressions_suite(settings: Settings, first_arrival: date, last_arrival: date) -> Suite:
+    """Rules for impressions that arrived on the days first_arrival..last_arrival."""
+    user, item, ts, arrival = (F.col(name) for name in ("user_id", "item_id", "ts", "arrival_ds"))
+    lengths = F.length(user).between(1, MAX_ID_LENGTH) & F.length(item).between(1, MAX_ID_LENGTH)
+    midnight = F.date_add(arrival, 1).cast("timestamp")
+    own = ("user_id", "item_id", "domain", "ts", "arrival_ds")
+    arms = [F.coalesce(F.col(name).isin(*ARMS), F.lit(True)) for name in ("arm", "listed_arm")]
+    return [
+        *_present("user_id", "item_id", "domain", "ts", "clicked"),
+        _one_of("domain", settings.domain_names),
+        RowRule(f"ids have 1 to {MAX_ID_LENGTH:,} characters", lengths),
+        RowRule("ts lies before the midnight after the arrival day", ts < midnight),
+        RowRule("event_day is the day of ts", F.col("event_day") == F.to_date(ts)),
+        RowRule(f"arms are {' or '.join(ARMS)}, or not known", arms[0] & arms[1]),
+        RowRule(
+            "the night that was shown lies before event_day",
+            F.coalesce("night_ds", F.date_sub("event_day", 1)) < F.col("event_day"),
+        ),
+        RowRule(
+            f"arrival_ds is {first_arrival}..{last_arrival}",
+            arrival.between(F.lit(first_arrival), F.lit(last_arrival)),
+        ),
+        UniqueRule(f"({', '.join(own)}) is unique", own),
+    ]
+
+
+def recommendations_suite(
+    domains: Sequence[str], top_n: int, versions: Mapping[str, str], split: Split | None = None
+) -> Suite:
     """Rules for the lists of a night, for the frame of `jobs.list_audit.lists_in`: one row a list.
 
-    domains: those that have items. top_n: rows that a list may have at most.
+    domains: those that have items. top_n: rows that a list may have at most. versions: the model version of each
+    arm. split: who is in which arm, None where there is but the champion's.
     """
+    arm, user = F.col("arm"), F.col("user_id")
+    own_arm = split.arm(user) if split else F.lit(CHAMPION_ARM)
+    own_version = reduce(
+        lambda found, own: F.when(arm == own[0], own[1]).otherwise(found), versions.items(), F.lit("")
+    )
     rows = F.col("rows")
     one_to_n = (F.col("first") == 1) & (F.col("last") == rows) & (F.col("ranks") == rows) & (rows <= top_n)
     return [
@@ -138,5 +175,7 @@ def recommendations_suite(domains: Sequence[str], top_n: int) -> Suite:
         RowRule("every score is a number", F.col("bad_scores") == 0),
         RowRule("source is model or popularity", F.col("bad_sources") == 0),
         RowRule("user, model version and arm are never null", F.col("nameless") == 0),
+        RowRule("every list is of the arm that its user is in", arm == own_arm),
+        RowRule("the model version is that of the arm", F.col("model_version") == own_version),
         SetRule("every domain that has items has lists, and no other has", "domain", tuple(domains)),
     ]

@@ -62,7 +62,7 @@ def page() -> str:
         kind, many = _record(field)
         if kind is None:
             continue
-        heading = {"domains": "[domains.NAME]", "sources": "[[sources]]"}.get(name, f"[{name}]")
+        heading = "[domains.NAME]" if name == "domains" else f"[[{name}]]" if many else f"[{name}]"
         parts.append(_section(name, f"`{heading}`", (kind.__doc__ or "") + many, _rows(kind)))
         if name in _OPTIONS:
             record, words = _OPTIONS[name]

@@ -213,7 +213,7 @@ def _earlier_events(spark: SparkSession, lakehouse: Lakehouse, judged: DataFrame
 
 
 @contextmanager
-def _fresh_cache(spark: SparkSession) -> Iterator[None]:
+def fresh_cache(spark: SparkSession) -> Iterator[None]:
     """Keep nothing in a shared session: Spark would answer for a changed landing file out of its cache."""
     try:
         yield
@@ -228,11 +228,12 @@ def ingest(run: Run) -> str:
     if first > run.ds:
         raise JobError(f"--since {first} lies after --ds {run.ds}")
     days = landing_days(landing, first, run.ds)
-    files, strangers = find_files(landing, days, settings.sources, settings.landing.marker)
+    marker, clicks = settings.landing.marker, settings.click_sources
+    files, strangers = find_files(landing, days, settings.sources, marker, elsewhere=clicks)
     lines = count_lines(files)
     lakehouse = Lakehouse(settings)
     lakehouse.create_tables()
-    with spark_session(settings, f"ingest {run.ds}") as spark, readable_errors(), _fresh_cache(spark):
+    with spark_session(settings, f"ingest {run.ds}") as spark, readable_errors(), fresh_cache(spark):
         raw = read_landing(spark, landing, files)
         judged = raw.withColumn("reason", reject_reason(settings.domain_names)).persist(StorageLevel.DISK_ONLY)
         counts = count_reasons(judged)

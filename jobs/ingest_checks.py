@@ -16,7 +16,7 @@ from pyspark.sql import DataFrame
 from jobs.audits import AuditResult
 from jobs.lakehouse import Lakehouse
 from jobs.schemas import INTERACTIONS
-from jobs.settings import Source
+from jobs.settings import ClickSource, Source
 
 VOLUME_FACTOR = 10
 """A day with less than a tenth or more than ten times the usual is not believed. Usual is the median of recent
@@ -30,6 +30,7 @@ _HINTS = {
     "time": "is time_unit = '{unit}' right?",
     "form": "are format, columns and delimiter right?",
     "ids": "are the columns user = '{user}' and item = '{item}' right?",
+    "clicks": "are the columns clicked = '{clicked}' and arm = '{arm}' right?",
 }
 _KINDS = {
     "bad_time": "time",
@@ -38,8 +39,9 @@ _KINDS = {
     "null_user": "ids",
     "null_item": "ids",
     "id_too_long": "ids",
+    "bad_clicked": "clicks",
+    "unknown_arm": "clicks",
 }
-_TABLE = INTERACTIONS.name
 log = logging.getLogger("syncrec")
 
 
@@ -98,7 +100,12 @@ def days_in_words(first: date, last: date) -> str:
     return str(last) if first == last else f"{first} to {last}"
 
 
-def tell(counts: ReasonCounts, account: Account, strangers: Sequence[str]) -> None:
+def _called(table: str) -> str:
+    """What people call the rows of a table."""
+    return "events" if table == INTERACTIONS.name else table
+
+
+def tell(counts: ReasonCounts, account: Account, strangers: Sequence[str], table: str = INTERACTIONS.name) -> None:
     """Log what was read and what became of it, one fact a line."""
     for name in strangers:
         log.warning("%s belongs to no source and was left alone", name)
@@ -106,18 +113,18 @@ def tell(counts: ReasonCounts, account: Account, strangers: Sequence[str]) -> No
         log.info("read from %s: %s lines", source, f"{rows:,}")
     if account.lines == 0:
         log.warning("an empty day: the landing files hold no line")
-    log.info("events: %s", f"{account.events:,}")
+    log.info("%s: %s", _called(table), f"{account.events:,}")
     for reason, rows in sorted(counts.by_reason().items()):
         log.info("rejected for %s: %s", reason, f"{rows:,}")
     log.info("duplicates: %s", f"{account.duplicates:,}")
 
 
-def check_accounting(account: Account) -> AuditResult:
+def check_accounting(account: Account, table: str = INTERACTIONS.name) -> AuditResult:
     """Every line is an event, a rejected line or a duplicate."""
     out = account.events + account.rejected + account.duplicates
     return AuditResult(
-        table_name=_TABLE,
-        rule="lines read = events + rejected lines + duplicates",
+        table_name=table,
+        rule=f"lines read = {_called(table)} + rejected lines + duplicates",
         success=account.lines == out,
         checked=account.lines,
         failed=abs(account.lines - out),
@@ -125,7 +132,9 @@ def check_accounting(account: Account) -> AuditResult:
     )
 
 
-def check_shares(counts: ReasonCounts, sources: Sequence[Source]) -> list[AuditResult]:
+def check_shares(
+    counts: ReasonCounts, sources: Sequence[Source], table: str = INTERACTIONS.name
+) -> list[AuditResult]:
     """A source that is refused for the most part on a day is configured wrongly, or has changed its form."""
     read: Counter[tuple[str, date]] = Counter()
     refused: Counter[tuple[str, date, str]] = Counter()
@@ -138,20 +147,23 @@ def check_shares(counts: ReasonCounts, sources: Sequence[Source]) -> list[AuditR
             source,
             kind,
             {day: (refused[name, day, kind], rows) for (name, day), rows in read.items() if name == source.name},
+            table,
         )
         for source in sources
         for kind in _HINTS
+        if kind != "clicks" or isinstance(source, ClickSource)
     ]
 
 
-def _check_share(source: Source, kind: str, days: Mapping[date, tuple[int, int]]) -> AuditResult:
+def _check_share(source: Source, kind: str, days: Mapping[date, tuple[int, int]], table: str) -> AuditResult:
     wrong = sorted(
         day for day, (failed, rows) in days.items() if failed >= MIN_REFUSED and failed > MAX_SHARE * rows
     )
-    asked = _HINTS[kind].format(unit=source.time_unit, user=source.user, item=source.item)
+    own = {"clicked": source.clicked, "arm": source.arm or ""} if isinstance(source, ClickSource) else {}
+    asked = _HINTS[kind].format(unit=source.time_unit, user=source.user, item=source.item, **own)
     looked_at = wrong or list(days)
     return AuditResult(
-        table_name=_TABLE,
+        table_name=table,
         rule=f"at most half of a day's lines of source {source.name} are refused for their {kind}",
         success=not wrong,
         checked=sum(days[day][1] for day in looked_at),
@@ -161,9 +173,11 @@ def _check_share(source: Source, kind: str, days: Mapping[date, tuple[int, int]]
     )
 
 
-def check_volume(lakehouse: Lakehouse, account: Account, first: date, last: date) -> list[AuditResult]:
+def check_volume(
+    lakehouse: Lakehouse, account: Account, first: date, last: date, table: str = INTERACTIONS.name
+) -> list[AuditResult]:
     """Hold a day against the recent ones; says nothing about several days at once, few days or an empty day."""
-    snapshot = lakehouse.current_snapshot(_TABLE)
+    snapshot = lakehouse.current_snapshot(table)
     if first != last or account.lines == 0 or snapshot is None:
         return []
     recent = And(
@@ -171,29 +185,30 @@ def check_volume(lakehouse: Lakehouse, account: Account, first: date, last: date
         LessThan("arrival_ds", last.isoformat()),
     )
     by_day: Counter[object] = Counter()
-    for task in lakehouse.table(_TABLE).scan(row_filter=recent, snapshot_id=snapshot).plan_files():
+    for task in lakehouse.table(table).scan(row_filter=recent, snapshot_id=snapshot).plan_files():
         by_day[task.file.partition[0]] += task.file.record_count
     if len(by_day) < VOLUME_MIN_DAYS:
         return []
     usual = median(by_day.values())
+    limits = f"1/{VOLUME_FACTOR} to {VOLUME_FACTOR} times"
     fits = usual / VOLUME_FACTOR <= account.events <= usual * VOLUME_FACTOR
-    found = f"{account.events:,} events; median of {len(by_day)} recent days {usual:,.0f}"
+    found = f"{account.events:,} {_called(table)}; median of {len(by_day)} recent days {usual:,.0f}"
     return [
         AuditResult(
-            table_name=_TABLE,
-            rule=f"events lie within 1/{VOLUME_FACTOR} to {VOLUME_FACTOR} times the median of recent days",
+            table_name=table,
+            rule=f"{_called(table)} lie within {limits} the median of recent days",
             success=fits,
             observed=found,
         )
     ]
 
 
-def observations(account: Account, strangers: Sequence[str]) -> list[AuditResult]:
+def observations(account: Account, strangers: Sequence[str], table: str = INTERACTIONS.name) -> list[AuditResult]:
     """What was seen and is no fault."""
     named = ", ".join(strangers[:10]) + (", ..." if len(strangers) > 10 else "")
     return [
         AuditResult(
-            table_name=_TABLE,
+            table_name=table,
             rule="duplicates are counted once",
             success=True,
             checked=account.lines,
@@ -201,13 +216,13 @@ def observations(account: Account, strangers: Sequence[str]) -> list[AuditResult
             observed=f"{account.duplicates:,} duplicates left out",
         ),
         AuditResult(
-            table_name=_TABLE,
+            table_name=table,
             rule="files that belong to no source are left alone",
             success=True,
             observed=f"{len(strangers)} files" + (f": {named}" if strangers else ""),
         ),
         AuditResult(
-            table_name=_TABLE,
+            table_name=table,
             rule="an empty day is allowed",
             success=True,
             observed="empty day: no line in the landing files" if account.lines == 0 else "the day has lines",

@@ -56,9 +56,15 @@ def landing_days(landing: Path, first: date, last: date) -> list[date]:
 
 
 def find_files(
-    landing: Path, days: Sequence[date], sources: Sequence[Source], marker: str | None
+    landing: Path,
+    days: Sequence[date],
+    sources: Sequence[Source],
+    marker: str | None,
+    elsewhere: Sequence[Source] = (),
 ) -> tuple[list[LandingFile], list[str]]:
     """The files of every source in the days' folders, and the names of files that belong to none.
+
+    elsewhere: sources that another job reads; their files are no strangers.
 
     Raises
     ------
@@ -89,7 +95,10 @@ def find_files(
         ]
         found += [LandingFile(file, day, claimed[0]) for file, claimed in sorted(owners.items())]
         everything = (file for file in sorted(folder.rglob("*")) if file.is_file() and not _hidden(file, folder))
-        strangers += [f"{day}/{file.relative_to(folder)}" for file in everything if file not in owners]
+        claimed_elsewhere = {file for source in elsewhere for file in folder.glob(source.files)}
+        strangers += [
+            f"{day}/{file.relative_to(folder)}" for file in everything if file not in {*owners, *claimed_elsewhere}
+        ]
     wrong += [problem for file in found if (problem := _packing_problem(file))]
     if wrong:
         raise JobError("; ".join(wrong))
@@ -148,7 +157,7 @@ def csv_header(file: LandingFile) -> str:
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise JobError(f"{file}: cannot read the header line: {error}") from None
     source, names = file.source, parse_header(header, file.source.delimiter)
-    wanted = [source.user, source.item, source.time, *([source.domain_column] if source.domain_column else [])]
+    wanted = list(source.mapped.values())
     missing = [name for name in wanted if name not in names]
     if missing:
         raise JobError(

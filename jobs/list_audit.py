@@ -24,11 +24,13 @@ from jobs.list_files import codes, equals, row_groups, starts, whole
 from jobs.schemas import RECOMMENDATIONS
 
 _COUNTS = ("rows", "ranks", "items", "unknown_items", "bad_scores", "bad_sources", "nameless")
-PIECES = "user_id string, domain string, first int, last int, " + ", ".join(f"{name} int" for name in _COUNTS)
+_NAMES = ("user_id", "domain", "arm", "model_version")
+_INTS = ("first", "last", *_COUNTS)
+PIECES = ", ".join([*(f"{name} string" for name in _NAMES), *(f"{name} int" for name in _INTS)])
 
 
 def lists_in(spark: SparkSession, files: list[str], item_files: list[str], ds: date) -> DataFrame:
-    """One row a list of the staged files: what the rules of `recommendations_suite` look at.
+    """One row a list of the staged files: what the rules of `recommendations_suite` look at; of every arm its own.
 
     Parameters
     ----------
@@ -39,7 +41,7 @@ def lists_in(spark: SparkSession, files: list[str], item_files: list[str], ds: d
     """
     frame = spark.createDataFrame([(file,) for file in files], "file string").repartition(len(files))
     pieces = frame.mapInArrow(lambda batches: pieces_of_lists(batches, item_files, ds), PIECES)
-    return pieces.groupBy("user_id", "domain").agg(
+    return pieces.groupBy("user_id", "domain", "arm", "model_version").agg(
         *[F.sum(name).alias(name) for name in _COUNTS],
         F.min("first").alias("first"),
         F.max("last").alias("last"),
@@ -48,7 +50,7 @@ def lists_in(spark: SparkSession, files: list[str], item_files: list[str], ds: d
 
 
 def pieces_of_lists(batches: Iterable[pa.RecordBatch], item_files: list[str], ds: date) -> Iterator[pa.RecordBatch]:
-    """What an audit must know of the lists in files: one row for every run of rows of one user and domain."""
+    """What an audit must know of the lists in files: one row for every run of rows of one list."""
     known = _item_ids(item_files, ds)
     for batch in batches:
         for file in batch["file"].to_pylist():
@@ -66,9 +68,9 @@ def _item_ids(files: list[str], ds: date) -> dict[str, pa.Array]:
 
 
 def _pieces(group: pa.Table, known: dict[str, pa.Array]) -> pa.RecordBatch:
-    user_R, domain_R, item_R = (codes(group[name]) for name in ("user_id", "domain", "item_id"))
+    domain_R, item_R = codes(group["domain"]), codes(group["item_id"])
     rank_R = pc.fill_null(group["rank"], 0).to_numpy()
-    start_R = starts(user_R) | starts(domain_R)
+    start_R = np.logical_or.reduce([starts(codes(group[name])) for name in _NAMES])
     first = np.flatnonzero(start_R)
     piece_R = np.cumsum(start_R) - 1
     length = np.diff(np.append(first, len(group)))
@@ -86,8 +88,7 @@ def _pieces(group: pa.Table, known: dict[str, pa.Array]) -> pa.RecordBatch:
     null_R = [group[name].is_null().to_numpy() for name in ("user_id", "model_version", "arm")]
     at = pa.array(first)
     columns = {
-        "user_id": whole(group["user_id"]).take(at).cast(pa.string()),
-        "domain": whole(group["domain"]).take(at).cast(pa.string()),
+        **{name: whole(group[name]).take(at).cast(pa.string()) for name in _NAMES},
         "first": np.minimum.reduceat(rank_R, first),
         "last": np.maximum.reduceat(rank_R, first),
         "rows": length,

@@ -8,7 +8,8 @@ part of any table. A user's lists lie next to each other in one row group.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
@@ -21,7 +22,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from jobs.schemas import RECOMMENDATIONS
+from jobs.arms import Split
+from jobs.schemas import CANDIDATE_ARM, CHAMPION_ARM, RECOMMENDATIONS
 
 _NAME = pa.dictionary(pa.int32(), pa.string())
 LISTS = pa.schema(
@@ -36,18 +38,18 @@ LISTS = pa.schema(
 )
 ROWS_TOGETHER = 1 << 19
 """Rows of a row group, at least; a batch of users more at most."""
-MADE = "file string, rows bigint, users bigint"
-_TEXTS = ["user_id", "domain", "item_id", "source"]
+MADE = "file string, rows bigint, users bigint, arm string"
+_TEXTS = ["user_id", "domain", "item_id", "source", "model_version", "arm"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """Where lists are written, and what is the same in all their rows."""
+    """Where lists are written, and what is the same in all rows of a file: one arm, one version."""
 
     folder: str
     ds: date
     version: str
-    arm: str = "champion"
+    arm: str = CHAMPION_ARM
 
 
 @dataclass
@@ -79,10 +81,9 @@ class ListWriter:
             self._flush()
 
     def made(self) -> pa.RecordBatch:
-        """The file, its rows and users, in the columns of MADE; call it at the end."""
-        found = [self._path] if self._path else []
-        columns = {"file": found, "rows": [self.rows][: len(found)], "users": [self.users][: len(found)]}
-        return pa.RecordBatch.from_pydict(columns, schema=_MADE)
+        """The file, its rows, users and arm, in the columns of MADE; call it at the end."""
+        made = {"file": self._path, "rows": self.rows, "users": self.users, "arm": self.written.arm}
+        return pa.RecordBatch.from_pylist([made] if self._path else [], schema=_MADE)
 
     def _flush(self) -> None:
         waiting = [part.unify_dictionaries() for part in self._waiting if len(part)]
@@ -109,7 +110,14 @@ class ListWriter:
         self.users += int(starts(codes(lists["user_id"])).sum())
 
 
-_MADE = pa.schema([("file", pa.string()), ("rows", pa.int64()), ("users", pa.int64())])
+_MADE = pa.schema([("file", pa.string()), ("rows", pa.int64()), ("users", pa.int64()), ("arm", pa.string())])
+
+
+@contextmanager
+def list_writers(written: Mapping[str, Written]) -> Iterator[dict[str, ListWriter]]:
+    """A writer for each arm."""
+    with ExitStack() as stack:
+        yield {arm: stack.enter_context(ListWriter(own)) for arm, own in written.items()}
 
 
 def row_groups(file: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -141,22 +149,22 @@ def starts(codes_R: NDArray[Any]) -> NDArray[np.bool_]:
 
 # --- reuse ------------------------------------------------------------------------------------------------
 
-USERS_OF_FILES = "user_id string, file string, full int"
+USERS_OF_FILES = "user_id string, file string, version string, full int"
 
 
 def users_of_files(batches: Iterable[pa.RecordBatch], top_n: int) -> Iterator[pa.RecordBatch]:
-    """Who has lists in which file; `full` counts those whose last rank, top_n, comes from the model."""
+    """Who has lists of which version in which file; `full` counts those that the model filled up to rank top_n."""
     for batch in batches:
         for file in batch["file"].to_pylist():
-            for group in row_groups(file, ["user_id", "rank", "source"]):
+            for group in row_groups(file, ["user_id", "rank", "source", "model_version"]):
                 codes_R, user = codes(group["user_id"]), whole(group["user_id"])
                 start_R = starts(codes_R)
                 is_full_R = (group["rank"].to_numpy() == top_n) & equals(group["source"], "model")
                 full = np.add.reduceat(is_full_R, np.flatnonzero(start_R), dtype=np.int32)
-                users = user.filter(pa.array(start_R)).cast(pa.string())
-                yield pa.RecordBatch.from_arrays(
-                    [users, pa.array([file] * len(users)), pa.array(full)], names=["user_id", "file", "full"]
-                )
+                names = (user, whole(group["model_version"]))
+                users, versions = (name.filter(pa.array(start_R)).cast(pa.string()) for name in names)
+                columns = [users, pa.array([file] * len(users)), versions, pa.array(full)]
+                yield pa.RecordBatch.from_arrays(columns, names=["user_id", "file", "version", "full"])
 
 
 def equals(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
@@ -165,9 +173,14 @@ def equals(column: pa.ChunkedArray, value: str) -> NDArray[np.bool_]:
     return np.isin(codes(column), places)
 
 
-def copy_lists(batches: Iterable[pa.RecordBatch], written: Written) -> Iterator[pa.RecordBatch]:
-    """Copy lists to one new file, but for some users. batches: `file` and `dropped`, a list of users."""
-    with ListWriter(written) as files:
+def copy_lists(
+    batches: Iterable[pa.RecordBatch], written: Mapping[str, Written], split: Split | None
+) -> Iterator[pa.RecordBatch]:
+    """Copy lists to one new file an arm, but for some users.
+
+    Each user goes to tonight's arm. batches: `file` and `dropped`, a list of users. split: None without arms.
+    """
+    with list_writers(written) as files:
         for batch in batches:
             for file, dropped in zip(batch["file"].to_pylist(), batch["dropped"], strict=True):
                 gone = dropped.values if dropped.is_valid else pa.array([], pa.string())
@@ -176,6 +189,17 @@ def copy_lists(batches: Iterable[pa.RecordBatch], written: Written) -> Iterator[
                     kept_by_code = pc.invert(pc.is_in(user.dictionary, value_set=gone)).to_numpy(
                         zero_copy_only=False
                     )
-                    kept_R = kept_by_code[user.indices.to_numpy(zero_copy_only=False)]
-                    files.write(group if kept_R.all() else group.filter(pa.array(kept_R)))
-    yield files.made()
+                    for arm, own_by_code in _by_arm(user.dictionary, split):
+                        kept_R = (kept_by_code & own_by_code)[user.indices.to_numpy(zero_copy_only=False)]
+                        files[arm].write(group if kept_R.all() else group.filter(pa.array(kept_R)))
+    for own in files.values():
+        yield own.made()
+
+
+def _by_arm(users: pa.Array, split: Split | None) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    if split is None:
+        yield CHAMPION_ARM, np.ones(len(users), bool)
+        return
+    is_candidate = split.are_candidates(users)
+    yield CHAMPION_ARM, ~is_candidate
+    yield CANDIDATE_ARM, is_candidate

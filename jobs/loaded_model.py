@@ -30,6 +30,18 @@ class LoadedModel:
     views: dict[str, str]
     metadata: dict[str, Any]
 
+    def require_numbers(self) -> None:
+        """Stop at a version whose training went astray.
+
+        Raises
+        ------
+        JobError
+            A weight is not a finite number.
+        """
+        wrong = [name for name, weight in self.model.state_dict().items() if not torch.isfinite(weight).all()]
+        if wrong:
+            raise JobError(f"model version {self.version}: weights of {wrong[0]} are not finite numbers")
+
 
 def load_version(registry: Registry, number: str, vocabulary: Vocabulary) -> LoadedModel:
     """Fetch a version from the registry and widen it to tonight's vocabulary.

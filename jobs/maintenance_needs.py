@@ -22,12 +22,12 @@ ABANDONED = timedelta(days=14)
 
 @dataclass(frozen=True, kw_only=True)
 class OpenRun:
-    """A run that is not published: its day, its pins by table, the files that it staged, its notes."""
+    """A run that is not published: its day, its pins by table, the files it staged, the versions it scores with."""
 
     ds: date
     snapshots: Mapping[str, int]
     files: frozenset[str]
-    served_version: str | None
+    versions: frozenset[str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ class Needs:
     @property
     def versions(self) -> frozenset[str]:
         """The model versions that nights in progress score with."""
-        return frozenset(run.served_version for run in self.runs if run.served_version)
+        return frozenset().union(*(run.versions for run in self.runs))
 
 
 def find_needs(lakehouse: Lakehouse, own: Maintenance, ds: date, now: datetime) -> Needs:
@@ -115,12 +115,12 @@ def _open_runs(
             continue
         if ds < oldest and now - touched > ABANDONED:
             continue
-        version = values.get("served_version")
+        versions = (values.get(name) for name in ("served_version", "candidate_version"))
         yield OpenRun(
             ds=ds,
             snapshots={name: number for name, number in snapshots.items() if number is not None},
             files=frozenset(_file_addresses(values)),
-            served_version=None if version is None else str(version),
+            versions=frozenset(str(version) for version in versions if version is not None),
         )
 
 

@@ -22,6 +22,8 @@ STEPS = (
     "report",
 )
 """The steps that a person sees, in order; a test holds them against the DAG."""
+BESIDE = "ingest_clicks"
+"""The step that runs beside them; a person sees its end, where it had something to do."""
 
 _FACT = re.compile(r"^(\d\d:\d\d:\d\d |error: )")
 _STEP_EVENT = re.compile(r"^\[DAG TEST\] (starting|end) task(?: task)?_id=(\w+) ")
@@ -81,7 +83,7 @@ class NightLog:
         elif event == "Task instance state updated" and self._step and "new_state" in record:
             self._step.state = str(record["new_state"])
         elif self._step and str(record.get("logger", "")).endswith("SubprocessHook"):
-            if _FACT.match(event):
+            if _FACT.match(event) and self._step.name != BESIDE:
                 self._tell(f"       {event}")
             if event.startswith("error: "):
                 self._step.cause = event.removeprefix("error: ")
@@ -107,6 +109,8 @@ class NightLog:
     def _tell_step(self, name: str, text: str) -> None:
         if name in STEPS:
             self._tell(f"[{STEPS.index(name) + 1:2}/{len(STEPS)}] {name}{text}")
+        elif name == BESIDE and self.end.steps[name].state not in ("running", "skipped"):
+            self._tell(f"[beside] {name}{text}")
 
     def _tell_left_out(self, before: str) -> None:
         """A step that Airflow passes over has no line of its own in the log."""

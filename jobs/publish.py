@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from typing import Any
 
 import pyarrow as pa
 from pyiceberg.expressions import EqualTo
@@ -13,7 +14,7 @@ from jobs.command import Run, run_job
 from jobs.errors import JobError, PublishConflict
 from jobs.lakehouse import Lakehouse, code_version
 from jobs.night import Night
-from jobs.schemas import NIGHTS, RECOMMENDATIONS, ROLLED_BACK
+from jobs.schemas import EXPERIMENTS, NIGHTS, RECOMMENDATIONS, ROLLED_BACK
 
 log = logging.getLogger("syncrec")
 PINNED = ("interactions", "items", "sequences", "recommendations")
@@ -25,7 +26,9 @@ def publish(run: Run) -> str:
     night = Night(run, lakehouse)
     staged = night.noted("recommendations_staged", made_by="score")
     version = str(night.noted("served_version", made_by="gate"))
-    _refuse_withdrawn(lakehouse, version)
+    trial = night.get("experiment") or []
+    for served in {version, *(row["model_version"] for row in trial if row["model_version"])}:
+        _refuse_withdrawn(lakehouse, served)
     day = EqualTo("ds", run.ds.isoformat())
     if night.get("recommendations_published") != staged:
         properties = {"model_version": version, **(night.get("recommendations_properties") or {})}
@@ -39,6 +42,7 @@ def publish(run: Run) -> str:
         raise PublishConflict(
             f"run '{writer}' published the recommendations of {run.ds} after this one; its result stands"
         )
+    _write_experiment(lakehouse, trial, run.ds, night.run_id)
     row = {
         "ds": run.ds,
         "run_id": night.run_id,
@@ -59,6 +63,13 @@ def publish(run: Run) -> str:
     return (
         f"{night.get('recommendations_count')} recommendations of {run.ds} published, scored by version {version}"
     )
+
+
+def _write_experiment(lakehouse: Lakehouse, trial: list[dict[str, Any]], ds: date, run_id: str) -> None:
+    """Keep who served the arms; a day that is run again without its experiment loses the rows."""
+    rows = pa.Table.from_pylist([{**row, "ds": ds} for row in trial], schema=EXPERIMENTS.arrow_schema)
+    files = lakehouse.stage_arrow(EXPERIMENTS.name, rows, ds, run_id) if trial else []
+    lakehouse.replace(EXPERIMENTS.name, EqualTo("ds", ds.isoformat()), files, ds=ds, run_id=run_id)
 
 
 def _refuse_withdrawn(lakehouse: Lakehouse, version: str) -> None:

@@ -23,13 +23,15 @@ from pyspark.sql import functions as F
 
 from jobs.errors import JobError
 from jobs.landing import LandingFile, csv_header, parse_header
-from jobs.settings import Source
+from jobs.settings import ClickSource, Source
 
 RAW = (
     "source string, file string, arrival_ds date, content string, broken boolean, "
     "user_id string, item_id string, domain string, ts timestamp"
 )
 """One row a line: what was read, and null where it could not be read."""
+RAW_CLICKS = f"{RAW}, clicked string, arm string"
+"""The same of click logs."""
 CONTENT_LENGTH = 1000
 MAX_LINE_LENGTH = 1_000_000
 MAX_CSV_COLUMNS = 20_000  # above, Spark's CSV parser does not mark the line but throws
@@ -37,8 +39,10 @@ _BLANKS = " \t\r\n\u00a0\ufeff"
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
-def read_landing(spark: SparkSession, landing: Path, files: Sequence[LandingFile]) -> DataFrame:
-    """Read landing files into one frame of the form RAW.
+def read_landing(spark: SparkSession, landing: Path, files: Sequence[LandingFile], empty: str = RAW) -> DataFrame:
+    """Read landing files into one frame of the form RAW; those of click sources into RAW_CLICKS.
+
+    empty: the form where there is no file.
 
     Raises
     ------
@@ -53,7 +57,7 @@ def read_landing(spark: SparkSession, landing: Path, files: Sequence[LandingFile
             frames.append(_read_parquet(spark, landing, source, paths, dict(shape)))
         else:
             frames.append(_read_text(spark, landing, source, paths, shape[0] if shape else None))
-    return reduce(DataFrame.unionByName, frames) if frames else spark.createDataFrame([], RAW)
+    return reduce(DataFrame.unionByName, frames) if frames else spark.createDataFrame([], empty)
 
 
 @contextmanager
@@ -142,9 +146,8 @@ def _sound_csv(value: Column, delimiter: str) -> Column:
 
 
 def _mapped(source: Source) -> dict[str, str]:
-    """Our column names and the file's."""
-    names = {"raw_user": source.user, "raw_item": source.item, "raw_time": source.time}
-    return names | ({"raw_domain": source.domain_column} if source.domain_column else {})
+    """The names of what is read as long as it is raw, and the file's."""
+    return {f"raw_{own}": name for own, name in source.mapped.items()}
 
 
 def _parse_csv(line: Column, source: Source, header: object | None) -> Column:
@@ -187,7 +190,7 @@ def _parquet_types(file: LandingFile) -> dict[str, str]:
         kinds[name] = _kind(schema.field(name).type)
         if kinds[name] == "other":
             raise JobError(f"{file}: column '{name}' is {schema.field(name).type}, not a single value")
-        if own == "raw_time" and file.source.time_unit == "timestamp" and kinds[name] == "number":
+        if own == "raw_ts" and file.source.time_unit == "timestamp" and kinds[name] == "number":
             raise JobError(
                 f"{file}: column '{name}' holds numbers ({schema.field(name).type}) where the settings say "
                 "time_unit = 'timestamp': set s, ms or us"
@@ -220,7 +223,7 @@ def _read_parquet(
     )
     kind = kinds[source.time]
     if kind == "timestamp_ns":
-        fields = fields.withColumn("raw_time", F.timestamp_micros(F.floor(F.col("raw_time") / 1000).cast("bigint")))
+        fields = fields.withColumn("raw_ts", F.timestamp_micros(F.floor(F.col("raw_ts") / 1000).cast("bigint")))
     unit = "instant" if kind in ("timestamp", "timestamp_ns", "date") else source.time_unit
     content = F.to_json(F.struct(*(F.col(own).cast("string").alias(name) for own, name in mapped.items())))
     return _shape_rows(fields, source, content, F.lit(False), unit)
@@ -235,11 +238,20 @@ def _shape_rows(fields: DataFrame, source: Source, content: Column, broken: Colu
         "arrival_ds",
         F.substring(content, 1, CONTENT_LENGTH).alias("content"),
         broken.alias("broken"),
-        _text_of("raw_user").alias("user_id"),
-        _text_of("raw_item").alias("item_id"),
+        _text_of("raw_user_id").alias("user_id"),
+        _text_of("raw_item_id").alias("item_id"),
         domain.alias("domain"),
-        _time_of("raw_time", unit).alias("ts"),
+        _time_of("raw_ts", unit).alias("ts"),
+        *_clicks(source),
     )
+
+
+def _clicks(source: Source) -> list[Column]:
+    """What a click log says besides, as text."""
+    if not isinstance(source, ClickSource):
+        return []
+    arm = _text_of("raw_arm") if source.arm else F.lit(None).cast("string")
+    return [_text_of("raw_clicked").alias("clicked"), arm.alias("arm")]
 
 
 def _text_of(column: str) -> Column:

@@ -21,7 +21,7 @@ from jobs.command import Run, one_line, run_job
 from jobs.night import write_whole
 from jobs.query import SQL, connect
 from jobs.report_figures import transfer_figures
-from jobs.schemas import ROLLED_BACK
+from jobs.schemas import ROLLED_BACK, SERVED
 from jobs.settings import Settings
 
 Row = dict[str, Any]
@@ -63,6 +63,7 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
         "last_published": next((row["ds"] for row in nights if row["ds"] < ds), None),
         "audits": rows("select * from audits where ds = $ds order by success, table_name, rule, run_id"),
         "gate": rows("select * from gate_checks where ds = $ds order by domain, rule"),
+        "arms": rows("select * from experiments where ds = $ds order by arm desc"),
         "transfer": [history[name][-1] for name in history if history[name][-1]["ds"] == ds],
         "history": history,
         "quality": _quality(quality, domains, night),
@@ -136,6 +137,11 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
         look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
     if night and night["decision"] == ROLLED_BACK:
         look.append(f"This night was {night['reason']}.")
+    look += [
+        f"Experiment {row['experiment']}: the candidate was {row['outcome'].replace('_', ' ')}: {row['reason']}."
+        for row in facts["arms"]
+        if row["outcome"] != SERVED
+    ]
     ruled = night["run_id"] if night else None
     look += [
         f"Gate: {row['words']}." for row in facts["gate"] if (row["rule"], row["run_id"]) == ("warning", ruled)

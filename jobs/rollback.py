@@ -6,8 +6,9 @@
 
 The nights that the withdrawn version served get the decision `rolled_back`: `latest_recommendations` shows the
 newest night before them, whose lists are still there, so nothing is scored and nothing is copied. Their rows stay
-for the record. The alias `champion` moves, the version is tagged, and a night in progress that has chosen it
-publishes nothing. The order of these steps is such that a killed rollback can be run again.
+for the record. Nights that tried the version out on a part of the users (jobs.experiment) are passed over, too. The
+alias `champion` moves, the version is tagged, and a night in progress that has chosen it publishes nothing. The
+order of these steps is such that a killed rollback can be run again.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -30,7 +31,7 @@ from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.private import private_files
 from jobs.registry import CHAMPION, PREVIOUS, Registry
-from jobs.schemas import NIGHTS, ROLLED_BACK
+from jobs.schemas import CANDIDATE_ARM, EXPERIMENTS, NIGHTS, ROLLED_BACK, Table
 from jobs.settings import Settings, load_settings
 
 log = logging.getLogger("syncrec")
@@ -39,8 +40,9 @@ log = logging.getLogger("syncrec")
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """What a rollback does. bad: the version to withdraw; to: the champion from now on; before: what becomes
-    previous_champion, None for nothing. nights: whose lists are shown no more; shown: the night whose lists are
-    shown from now on, None where no other night has any: then the lists stay as they are.
+    previous_champion, None for nothing. nights: whose lists are shown no more; tried: nor are these, which
+    had the version as candidate of an experiment; shown: the night whose lists are shown from now on, None where no
+    other night has any: then the lists stay as they are.
     """
 
     bad: str
@@ -48,12 +50,15 @@ class Plan:
     before: str | None
     nights: tuple[date, ...]
     shown: date | None
+    tried: tuple[date, ...] = ()
 
 
-def make_plan(nights: Sequence[dict[str, Any]], registry: Registry, to: str | None) -> Plan:
+def make_plan(
+    nights: Sequence[dict[str, Any]], registry: Registry, to: str | None, arms: Sequence[Mapping[str, Any]] = ()
+) -> Plan:
     """Find out which version to withdraw, which nights it served, and where to return to.
 
-    nights: the rows of `nights`.
+    nights, arms: the rows of `nights` and `experiments`.
 
     Raises
     ------
@@ -63,8 +68,9 @@ def make_plan(nights: Sequence[dict[str, Any]], registry: Registry, to: str | No
     champion, previous = registry.at_alias(CHAMPION), registry.at_alias(PREVIOUS)
     if champion is None:
         raise JobError("there is no champion to roll back: no night has promoted a version yet")
-    shown = sorted((row for row in nights if row["decision"] != ROLLED_BACK), key=lambda row: row["ds"])
     bad = champion.number
+    trials = {row["ds"]: row for row in arms if row["arm"] == CANDIDATE_ARM}
+    shown = sorted((row for row in nights if row["decision"] != ROLLED_BACK), key=lambda row: row["ds"])
     newest = str(shown[-1]["served_version"]) if shown else bad
     if newest != bad and ROLLED_BACK in registry.version(newest).tags:  # an earlier call was ended in the middle
         bad, to = newest, to or champion.number
@@ -78,16 +84,22 @@ def make_plan(nights: Sequence[dict[str, Any]], registry: Registry, to: str | No
         raise JobError(f"version {bad} is the champion already: nothing to roll back to")
     if why := registry.version(target).tags.get(ROLLED_BACK):
         raise JobError(f"version {target} was itself rolled back ({why}); name another one with --to")
-    served = []
-    while shown and str(shown[-1]["served_version"]) == bad:
-        served.append(shown.pop()["ds"])
+    served, tried = [], []
+    while shown:
+        trial = trials.get(shown[-1]["ds"], {})
+        if str(shown[-1]["served_version"]) == bad:
+            served.append(shown.pop()["ds"])
+        elif trial.get("outcome") == ROLLED_BACK or trial.get("model_version") == bad:
+            tried.append(shown.pop()["ds"])
+        else:
+            break
     promoted = [row for row in nights if str(row["served_version"]) == target and row["champion_before"]]
     before = next((str(row["champion_before"]) for row in promoted if row["champion_before"] != target), None)
     if before is not None and (before == bad or ROLLED_BACK in registry.version(before).tags):
         before = None
     return Plan(
         bad=bad, to=target, before=before, nights=tuple(sorted(served)) if shown else (),
-        shown=shown[-1]["ds"] if shown else None,
+        shown=shown[-1]["ds"] if shown else None, tried=tuple(sorted(tried)) if shown else (),
     )  # fmt: skip
 
 
@@ -104,10 +116,12 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
     lakehouse, registry = Lakehouse(settings), Registry(settings)
     lakehouse.create_tables()
     rows = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name)).to_pylist()
-    plan = make_plan(rows, registry, to)
+    arms = lakehouse.read_arrow(EXPERIMENTS.name, lakehouse.current_snapshot(EXPERIMENTS.name)).to_pylist()
+    plan = make_plan(rows, registry, to, arms)
     if not dry_run:
         registry.tag(plan.bad, **{ROLLED_BACK: reason})  # from here on no gate and no alias takes it
         _withdraw(lakehouse, rows, plan, reason)
+        _withdraw_trials(lakehouse, arms, plan, reason)
         registry.move_alias(CHAMPION, plan.to)
         if plan.before is not None:
             registry.move_alias(PREVIOUS, plan.before)
@@ -118,20 +132,36 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
 
 
 def _withdraw(lakehouse: Lakehouse, rows: Sequence[dict[str, Any]], plan: Plan, reason: str) -> None:
-    if not plan.nights:
-        return
     words = f"rolled back to version {plan.to}: {reason}"
     changed = [
         {**row, "decision": ROLLED_BACK, "reason": f"{words} (before: {row['decision']}: {row['reason']})"}
         for row in rows
         if row["ds"] in plan.nights
     ]
-    newest, files = plan.nights[-1], []
-    for row in changed:  # a file a day: no file holds two partitions
-        table = pa.Table.from_pylist([row], schema=NIGHTS.arrow_schema)
-        files += lakehouse.stage_arrow(NIGHTS.name, table, row["ds"], "rollback")
+    _rewrite(lakehouse, NIGHTS, changed, plan)
+
+
+def _withdraw_trials(lakehouse: Lakehouse, arms: Sequence[dict[str, Any]], plan: Plan, reason: str) -> None:
+    """The night and its champion stay; its lists are shown no more."""
+    words = f"version {plan.bad} was rolled back to version {plan.to}: {reason}"
+    own = [row for row in arms if row["ds"] in plan.tried]
+    changed = [
+        {**row, "outcome": ROLLED_BACK, "reason": words} if row["model_version"] == plan.bad else row for row in own
+    ]
+    _rewrite(lakehouse, EXPERIMENTS, changed, plan)
+
+
+def _rewrite(lakehouse: Lakehouse, table: Table, rows: Sequence[dict[str, Any]], plan: Plan) -> None:
+    """Put rows in the place of those of their days."""
+    days = sorted({row["ds"] for row in rows})
+    if not days:
+        return
+    files = []
+    for day in days:  # a file a day: no file holds two partitions
+        own = pa.Table.from_pylist([row for row in rows if row["ds"] == day], schema=table.arrow_schema)
+        files += lakehouse.stage_arrow(table.name, own, day, "rollback")
     lakehouse.replace(
-        NIGHTS.name, In("ds", {day.isoformat() for day in plan.nights}), files, ds=newest, run_id="rollback",
+        table.name, In("ds", {day.isoformat() for day in days}), files, ds=days[-1], run_id="rollback",
         properties={"model_version": plan.bad},
     )  # fmt: skip
 
@@ -145,8 +175,9 @@ def _describe(registry: Registry, plan: Plan, reason: str) -> None:
 
 def _words(plan: Plan, dry_run: bool) -> str:
     said = f"champion: version {plan.to}; withdrawn: version {plan.bad}; shown: the lists "
-    if plan.nights:
-        nights = " to ".join(str(day) for day in sorted({plan.nights[0], plan.nights[-1]}))
+    withdrawn = sorted((*plan.nights, *plan.tried))
+    if withdrawn:
+        nights = " to ".join(str(day) for day in sorted({withdrawn[0], withdrawn[-1]}))
         said += f"of {plan.shown} instead of those of {nights}"
     elif plan.shown is None:
         said += "that were shown before, as no earlier night has any"

@@ -13,6 +13,9 @@ SPLITS = ("train", "valid", "test", "serve")
 VIEWS = ("cross", "single", "blend")
 ANYONE = "__anyone__"
 """user_id of the popularity lists that serve users whom the night has never seen."""
+CHAMPION_ARM, CANDIDATE_ARM = ARMS = ("champion", "candidate")
+"""Whose lists a user gets: the champion's, or those of the candidate of an experiment."""
+SERVED, NOT_SERVED = "served", "not served"
 
 _ARROW = {
     "string": pa.string(),
@@ -173,9 +176,65 @@ RECOMMENDATIONS = Table(
         Column("score", "double", "model logit (source = model) or share of recent events (source = popularity)"),
         Column("source", "string", "model, or popularity (short lists, cold users)"),
         Column("model_version", "string", "registry version of the model that scored"),
-        Column("arm", "string", "A/B arm; 'champion' where none is configured"),
+        Column("arm", "string", "A/B arm: champion, or candidate for its users while an experiment runs"),
         _DS,
     ),
+)
+EXPERIMENTS = Table(
+    "experiments",
+    "one arm of the experiment of one published night",
+    "ds",
+    (
+        Column("experiment", "string", "name of the experiment; it also decides who is in which arm"),
+        Column("arm", "string", "champion or candidate"),
+        Column("share", "double", "share of the users that the settings give to the arm"),
+        Column(
+            "threshold",
+            "string",
+            "users whose md5(experiment || ':' || user_id) sorts before it are the candidate's, in hex",
+        ),
+        Column("model_version", "string", "registry version of the arm's lists; null: none", optional=True),
+        Column("users", "bigint", "users with lists of the arm"),
+        Column(
+            "outcome",
+            "string",
+            "served; not served: the champion serves all users; rolled_back: served, withdrawn by jobs.rollback",
+        ),
+        Column("reason", "string", "why, in words; '' where the arm is served"),
+        _RUN,
+        _DS,
+    ),
+)
+IMPRESSIONS = Table(
+    "impressions",
+    "one item shown to one user at one moment, as one landing day tells it",
+    "arrival_ds",
+    (
+        Column("user_id", "string", "user, as in the click log"),
+        Column("item_id", "string", "item that was shown"),
+        Column("domain", "string", "domain of the item"),
+        Column("ts", "timestamp", "when it was shown, UTC"),
+        Column("clicked", "boolean", "whether one of the day's lines about it says that it was clicked"),
+        Column("arm", "string", "A/B arm that was shown: as the log says, else listed_arm", optional=True),
+        Column(
+            "listed_arm", "string", "arm of the user's lists of night_ds; null: none, a stranger", optional=True
+        ),
+        Column(
+            "night_ds",
+            "date",
+            "night whose lists were shown: the newest published one before event_day",
+            optional=True,
+        ),
+        Column("event_day", "date", "day of ts, UTC"),
+        Column("source", "string", "the configured click source that brought it"),
+        Column("arrival_ds", "date", "the landing day that brought it"),
+    ),
+)
+REJECTED_IMPRESSIONS = Table(
+    "rejected_impressions",
+    "one refused line of a click log",
+    "arrival_ds",
+    REJECTED_INTERACTIONS.columns,
 )
 DOMAIN_METRICS = Table(
     "domain_metrics",
@@ -251,6 +310,9 @@ TABLES: dict[str, Table] = {
         SEQUENCES,
         NIGHTS,
         RECOMMENDATIONS,
+        EXPERIMENTS,
+        IMPRESSIONS,
+        REJECTED_IMPRESSIONS,
         DOMAIN_METRICS,
         GATE_CHECKS,
         AUDITS,

@@ -4,7 +4,8 @@
     python -m jobs.score --ds 2024-01-29 --full    all users
 
 Lists that nothing has changed are copied from the last published night (jobs.score_reuse); all other users are
-scored (jobs.score_users). The staged files are audited here and published by jobs.publish.
+scored (jobs.score_users), while an experiment runs each by the version of the user's arm (jobs.experiment). The
+staged files are audited here and published by jobs.publish.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import argparse
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,14 +27,15 @@ from jobs.audit_rules import recommendations_suite
 from jobs.audits import record_audits, require, run_suite
 from jobs.command import Run, add_full, run_job
 from jobs.errors import JobError
+from jobs.experiment import Trial, experiment_rows, find_trial
 from jobs.lakehouse import Lakehouse
 from jobs.list_audit import lists_in
 from jobs.list_files import MADE, ListWriter, Written
 from jobs.night import Night
 from jobs.registry import Registry
-from jobs.schemas import RECOMMENDATIONS, SEQUENCES
+from jobs.schemas import CANDIDATE_ARM, CHAMPION_ARM, RECOMMENDATIONS, SEQUENCES
 from jobs.score_reuse import Before, basis_of, copied, find_before, properties_of, users_by_fate
-from jobs.score_users import ScoringTask, anyone_lists, load_once, popularity, score_batches
+from jobs.score_users import ScoringTask, Serving, anyone_lists, load_once, popularity, score_batches
 from jobs.sequence_nights import SequenceNight
 from jobs.sequence_rows import latest_rows
 from jobs.sequence_sets import count_events, read_vocabulary, state_of
@@ -55,52 +59,85 @@ def score(run: Run) -> str:
     loaded = load_once(task.model_folder, task.vocabulary_file, task.version)
     new_items = sum(vocabulary.n_items) - sum(loaded.known_items)
     log.info("scoring with version %s; %d items are newer than it", version, new_items)
+    trial, serving = _serving(run, lakehouse, night, task)
     state = state_of(run, lakehouse, night)
-    basis = basis_of(task, vocabulary)
+    basis = basis_of(task, vocabulary, serving.tasks.get(CANDIDATE_ARM))
     before, reason = find_before(run, lakehouse, basis)
     folder = lakehouse.stage_folder(RECOMMENDATIONS.name, run.ds, night.run_id)
-    written = Written(folder=str(folder), ds=run.ds, version=version)
+    versions = {arm: own.version for arm, own in serving.tasks.items()}
+    written = {arm: Written(folder=str(folder), ds=run.ds, version=v, arm=arm) for arm, v in versions.items()}
     with spark_session(settings, f"score {ds}") as spark:
         spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", settings.scoring.batch_users)
-        made = _stage(spark, lakehouse, state, task, written, vocabulary, before, reason)
-        files = [f"file://{file}" for file, _, _ in made]
+        made = _stage(spark, lakehouse, state, serving, written, vocabulary, before, reason)
+        files = [f"file://{file}" for file, *_ in made]
         item_files = lakehouse.files("items", night.snapshot("items"))
         lists = lists_in(spark, files, item_files, run.ds)
-        rules = recommendations_suite(vocabulary.domains, task.top_n)
+        rules = recommendations_suite(vocabulary.domains, task.top_n, versions, serving.split)
         results = run_suite(RECOMMENDATIONS.name, lists, rules)
         record_audits(lakehouse, results, run.ds, night.run_id)
         require(results, staged=folder)
-    n_rows, n_users = (sum(counts) for counts in zip(*[(rows, users) for _, rows, users in made], strict=True))
+    rows, users = _counted(made)
     night.note(
         recommendations_staged=files,
-        recommendations_count=n_rows,
+        recommendations_count=rows,
         recommendations_properties=properties_of(basis, night.snapshot(SEQUENCES.name)),
+        experiment=experiment_rows(trial, version, users, night.run_id),
     )
-    return f"{n_rows} recommendations for {n_users - 1} users staged and audited"
+    closing = f"{rows} recommendations for {users.total()} users staged and audited"
+    return closing + (f"; {users[CANDIDATE_ARM]} of them have the candidate's" if trial else "")
 
 
-Made = list[tuple[str, int, int]]
+Made = list[tuple[str, int, int, str]]
+
+
+def _counted(made: Made) -> tuple[int, Counter[str]]:
+    """Rows, and users by arm; the lists for strangers are the champion's, and no user."""
+    users: Counter[str] = Counter({CHAMPION_ARM: -1})
+    for _, _, n_users, arm in made:
+        users[arm] += n_users
+    return sum(rows for _, rows, _, _ in made), users
+
+
+def _serving(run: Run, lakehouse: Lakehouse, night: Night, task: ScoringTask) -> tuple[Trial | None, Serving]:
+    """Who is served by what tonight; the champion serves all users where the candidate cannot be read."""
+    registry = Registry(run.settings)
+    trial = find_trial(run, lakehouse, registry)
+    night.note(candidate_version=trial.version if trial else None)
+    if trial is not None and trial.version is not None:
+        try:
+            folder = _fetch_model(registry, lakehouse.warehouse / "_models", trial.version)
+            candidate = replace(task, model_folder=str(folder), version=trial.version)
+            load_once(candidate.model_folder, candidate.vocabulary_file, candidate.version).require_numbers()
+        except Exception as error:  # whatever it is, a candidate stops no night
+            trial = trial.refused(error)
+        else:
+            log.info(
+                "experiment %s: version %s serves %.4g of the users", trial.split.name, trial.version,
+                trial.split.share,
+            )  # fmt: skip
+            return trial, Serving(tasks={CHAMPION_ARM: task, CANDIDATE_ARM: candidate}, split=trial.split)
+    return trial, Serving(tasks={CHAMPION_ARM: task})
 
 
 def _stage(
     spark: SparkSession,
     lakehouse: Lakehouse,
     state: SequenceNight,
-    task: ScoringTask,
-    written: Written,
+    serving: Serving,
+    written: Mapping[str, Written],
     vocabulary: Vocabulary,
     before: Before | None,
     reason: str,
 ) -> Made:
-    """Write all lists of the night; (file, rows, users) of every file."""
-    with ListWriter(written) as files:
-        files.write(anyone_lists(vocabulary, task))
-    made: Made = [(row["file"], row["rows"], row["users"]) for row in files.made().to_pylist()]
+    """Write all lists of the night; (file, rows, users, arm) of every file."""
+    with ListWriter(written[CHAMPION_ARM]) as files:
+        files.write(anyone_lists(vocabulary, serving.tasks[CHAMPION_ARM]))
+    made: Made = [tuple(row.values()) for row in files.made().to_pylist()]
     users = read_users(spark, lakehouse, state)
     if before is None:
         log.info("all users are scored anew: %s", reason)
-        return made + _score(spark, users, task, written)
-    fates = users_by_fate(spark, lakehouse, state, before, len(vocabulary.domains), task.top_n).persist()
+        return made + _score(spark, users, serving, written)
+    fates = users_by_fate(spark, lakehouse, state, before, len(vocabulary.domains), serving).persist()
     try:
         known = fates.where("here")
         counts = known.agg(F.count_if("kept"), F.count(F.lit(1))).first()
@@ -110,22 +147,22 @@ def _stage(
             *(f"{n:,}" for n in (n_kept, n_users)), before.ds, f"{n_users - n_kept:,}",
         )  # fmt: skip
         if n_kept:
-            made += _collected(copied(spark, fates, before, written))
+            made += _collected(copied(spark, fates, before, written, serving.split))
             users = read_users(spark, lakehouse, state, known.where("not kept"))
-        return made + _score(spark, users, task, written)
+        return made + _score(spark, users, serving, written)
     finally:
         fates.unpersist()
 
 
-def _score(spark: SparkSession, users: DataFrame, task: ScoringTask, written: Written) -> Made:
+def _score(spark: SparkSession, users: DataFrame, serving: Serving, written: Mapping[str, Written]) -> Made:
     """Score users; those of a file are in order, so that readers of one user skip what they need not."""
     rows = users.sortWithinPartitions("user_id")
-    return _collected(rows.mapInArrow(lambda batches: score_batches(batches, task, written), MADE))
+    return _collected(rows.mapInArrow(lambda batches: score_batches(batches, serving, written), MADE))
 
 
 def _collected(made: DataFrame) -> Made:
     """One row a file: the files of a night, not its users, pass through the driver."""
-    return [(row["file"], row["rows"], row["users"]) for row in made.collect()]
+    return [(row["file"], row["rows"], row["users"], row["arm"]) for row in made.collect()]
 
 
 def read_users(

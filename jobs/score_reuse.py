@@ -2,8 +2,9 @@
 
 A list depends on its user's row in `sequences`, the model version, a few settings and, where popularity filled it
 up, on the night itself. So of a user whose row is the same since the last published night, and whose lists the
-model filled alone, the lists are copied, if version and settings are the same; all other users are scored. What a
-night scored with lies in the summary of its snapshot of `recommendations`.
+model filled alone, the lists are copied, if version and settings are the same; all other users are scored. While an
+experiment runs, the version is that of the user's arm. What a night scored with lies in the summary of its snapshot
+of `recommendations`.
 """
 
 from __future__ import annotations
@@ -15,19 +16,22 @@ from datetime import date
 from typing import Any
 
 from pyiceberg.expressions import EqualTo
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.arms import Split
 from jobs.command import Run
 from jobs.lakehouse import Lakehouse, code_version
 from jobs.list_files import MADE, USERS_OF_FILES, Written, copy_lists, users_of_files
-from jobs.schemas import NIGHTS, RECOMMENDATIONS, SEQUENCES
-from jobs.score_users import ScoringTask
+from jobs.schemas import CANDIDATE_ARM, CHAMPION_ARM, NIGHTS, RECOMMENDATIONS, SEQUENCES
+from jobs.score_users import ScoringTask, Serving
 from jobs.sequence_nights import SequenceNight, night_of
 from jobs.sequence_rows import latest_rows
 from syncrec_model import Vocabulary
 
 ROWS_A_FILE = 20_000_000
+_MODELS = ("model", "candidate")
+"""What a basis says about the arms; one model that is the same is enough to copy lists."""
 _WORDS = {
     "model": "the model",
     "known_domains": "the list of domains with items",
@@ -38,10 +42,14 @@ _WORDS = {
 }
 
 
-def basis_of(task: ScoringTask, vocabulary: Vocabulary) -> dict[str, Any]:
-    """What decides a list that the model fills alone, besides the user's row; popularity does not."""
+def basis_of(task: ScoringTask, vocabulary: Vocabulary, candidate: ScoringTask | None = None) -> dict[str, Any]:
+    """What decides a list that the model fills alone, besides the user's row and arm; popularity does not.
+
+    task, candidate: what scores the arms; they differ in their models alone.
+    """
     return {
-        "model": task.model_folder.rsplit("/", 1)[-1],
+        "model": _model(task),
+        "candidate": _model(candidate) if candidate else None,
         "known_domains": list(vocabulary.domains),
         "domains": list(task.domains),
         "repeats": list(task.repeats),
@@ -52,6 +60,11 @@ def basis_of(task: ScoringTask, vocabulary: Vocabulary) -> dict[str, Any]:
     }
 
 
+def _model(task: ScoringTask) -> str:
+    """The name of a version with that of its training run: another registry may have the same numbers."""
+    return task.model_folder.rsplit("/", 1)[-1]
+
+
 def properties_of(basis: Mapping[str, Any], sequences: int | None) -> dict[str, str]:
     """For the summary of the snapshot: the basis, and the snapshot of `sequences` that was scored."""
     return {"basis": json.dumps(dict(basis)), "sequences_snapshot": str(sequences)}
@@ -59,11 +72,15 @@ def properties_of(basis: Mapping[str, Any], sequences: int | None) -> dict[str, 
 
 @dataclass(frozen=True, kw_only=True)
 class Before:
-    """A published night whose lists may be copied: its day, its files with their rows, the rows it scored."""
+    """A published night whose lists may be copied: its day, its files with their rows, the rows it scored.
+
+    models: of those it scored with, the ones that score tonight, too.
+    """
 
     ds: date
     files: Mapping[str, int]
     sequences: SequenceNight
+    models: frozenset[str]
 
 
 def find_before(run: Run, lakehouse: Lakehouse, basis: Mapping[str, Any]) -> tuple[Before | None, str]:
@@ -87,14 +104,21 @@ def find_before(run: Run, lakehouse: Lakehouse, basis: Mapping[str, Any]) -> tup
         return None, f"the recommendations of {ds} were replaced after their night was published"
     if "basis" not in summary:
         return None, f"the night of {ds} did not note what it scored with"
-    if changes := _differences(json.loads(summary["basis"]), basis):
+    then = json.loads(summary["basis"])
+    models = frozenset(_models(then) & _models(basis))
+    apart = _MODELS if models else ("candidate",)
+    if changes := _differences(*({k: v for k, v in own.items() if k not in apart} for own in (then, basis))):
         return None, changes
     scored = int(summary["sequences_snapshot"])
     if not lakehouse.has_snapshot(SEQUENCES.name, scored):
         return None, f"the sequences of {ds} are no longer kept"
     files = lakehouse.partitions(RECOMMENDATIONS.name, current, EqualTo("ds", day))
     rows = {file: n for own in files.values() for file, n in own.items()}
-    return Before(ds=ds, files=rows, sequences=night_of(lakehouse, scored, ds)), ""
+    return Before(ds=ds, files=rows, sequences=night_of(lakehouse, scored, ds), models=models), ""
+
+
+def _models(basis: Mapping[str, Any]) -> set[str]:
+    return {basis[name] for name in _MODELS if basis.get(name)}
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
@@ -110,7 +134,12 @@ def _said(value: Any) -> str:
 
 
 def users_by_fate(
-    spark: SparkSession, lakehouse: Lakehouse, state: SequenceNight, before: Before, n_domains: int, top_n: int
+    spark: SparkSession,
+    lakehouse: Lakehouse,
+    state: SequenceNight,
+    before: Before,
+    n_domains: int,
+    serving: Serving,
 ) -> DataFrame:
     """Every user of tonight or of the night before.
 
@@ -120,19 +149,35 @@ def users_by_fate(
         user_id, here (tonight's sequences know the user), kept (the lists are copied), files (that hold them).
     """
     files = spark.createDataFrame([(file,) for file in before.files], "file string").repartition(len(before.files))
+    top_n = serving.tasks[CHAMPION_ARM].top_n
     listed = files.mapInArrow(lambda batches: users_of_files(batches, top_n), USERS_OF_FILES)
     now = _rows_and_changes(spark, lakehouse, state, before.sequences)
     absent: dict[str, Any] = {"here": F.lit(False), "changed": F.lit(False)}
     nowhere: dict[str, Any] = {"file": F.lit(None).cast("string"), "full": F.lit(0)}
+    nowhere["version"] = F.lit(None).cast("string")
     both = listed.withColumns(absent).unionByName(now.withColumns(nowhere))
     gathered = both.groupBy("user_id").agg(
         F.max("here").alias("here"),
         F.max("changed").alias("changed"),
         F.sum("full").alias("full"),
+        F.max("version").alias("version"),
         F.collect_set("file").alias("files"),
     )
     kept = F.col("here") & ~F.col("changed") & (F.col("full") == n_domains) & (F.size("files") == 1)
+    kept &= F.coalesce(F.col("version") == _same_version(serving, before), F.lit(False))
     return gathered.select("user_id", "here", kept.alias("kept"), "files")
+
+
+def _same_version(serving: Serving, before: Before) -> Column:
+    """The version of a user's arm tonight; null where no night before scored with it."""
+    by_arm = {
+        arm: F.lit(task.version if _model(task) in before.models else None).cast("string")
+        for arm, task in serving.tasks.items()
+    }
+    if serving.split is None:
+        return by_arm[CHAMPION_ARM]
+    is_candidate = serving.split.arm(F.col("user_id")) == CANDIDATE_ARM
+    return F.when(is_candidate, by_arm[CANDIDATE_ARM]).otherwise(by_arm[CHAMPION_ARM])
 
 
 def _rows_and_changes(
@@ -165,7 +210,9 @@ def _rows_and_changes(
     return both.select("user_id", here, changed.alias("changed"))
 
 
-def copied(spark: SparkSession, fates: DataFrame, before: Before, written: Written) -> DataFrame:
+def copied(
+    spark: SparkSession, fates: DataFrame, before: Before, written: Mapping[str, Written], split: Split | None
+) -> DataFrame:
     """Copy the lists that stay, files together to as many as their rows fill; one row (MADE) a file made.
 
     A task holds what it reads of a file at once, and the names of the users that leave its files.
@@ -182,4 +229,4 @@ def copied(spark: SparkSession, fates: DataFrame, before: Before, written: Writt
     dropped = gone.groupBy("file").agg(F.collect_list("user_id").alias("dropped"))
     files = spark.createDataFrame(placed, "file string, task int").join(dropped, "file", "left")
     tasks = files.repartitionById(n_tasks, F.col("task")).select("file", "dropped")
-    return tasks.mapInArrow(lambda batches: copy_lists(batches, written), MADE)
+    return tasks.mapInArrow(lambda batches: copy_lists(batches, written, split), MADE)

@@ -1,14 +1,15 @@
 """Scoring in a Spark worker: users in Arrow batches, their lists into a Parquet file, batch by batch.
 
-Each worker process loads the model once; what it holds does not grow with the users. Seen items are left out,
-except in domains that repeat. Short lists and cold users are filled from popularity and say so in `source`.
+Each worker process loads a model once, two while an experiment runs; what it holds does not grow with the users.
+Seen items are left out, except in domains that repeat. Short lists and cold users are filled from popularity and
+say so in `source`.
 
 Shapes: U users of a batch, E events, R rows of lists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,10 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from jobs.arms import Split
 from jobs.histories import Histories
-from jobs.list_files import LISTS, ListWriter, Written
+from jobs.list_files import LISTS, Written, list_writers
 from jobs.loaded_model import LoadedModel, widen
-from jobs.schemas import ANYONE
+from jobs.schemas import ANYONE, CANDIDATE_ARM, CHAMPION_ARM
 from jobs.splits import Window
 from syncrec_model import Recommender, TopN, Vocabulary, load_model
 
@@ -52,6 +54,27 @@ class ScoringTask:
     shares: tuple[NDArray[np.float64], ...]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Serving:
+    """Who is served by which version: all users by the champion, or a part of them by the candidate.
+
+    tasks: by arm. split: who is in which arm, None where the champion serves all.
+    """
+
+    tasks: Mapping[str, ScoringTask]
+    split: Split | None = None
+
+    def parts(self, users: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        """Users of a batch by arm; no empty part."""
+        if self.split is None:
+            yield CHAMPION_ARM, users
+            return
+        is_candidate_U = self.split.are_candidates(users["user_id"])
+        for arm, is_own_U in ((CHAMPION_ARM, ~is_candidate_U), (CANDIDATE_ARM, is_candidate_U)):
+            if is_own_U.any():
+                yield arm, users.filter(pa.array(is_own_U))
+
+
 @lru_cache(maxsize=2)
 def load_once(model_folder: str, vocabulary_file: str, version: str) -> LoadedModel:
     """The version, widened to tonight's vocabulary, once a process."""
@@ -63,16 +86,20 @@ def load_once(model_folder: str, vocabulary_file: str, version: str) -> LoadedMo
 
 
 def score_batches(
-    batches: Iterable[pa.RecordBatch], task: ScoringTask, written: Written
+    batches: Iterable[pa.RecordBatch], serving: Serving, written: Mapping[str, Written]
 ) -> Iterator[pa.RecordBatch]:
-    """The Spark worker: users in, the files that hold their lists out."""
-    with ListWriter(written) as files:
-        scorer = None
+    """The Spark worker: users in, the files that hold their lists out, one an arm."""
+    scorers: dict[str, Scorer] = {}
+    with list_writers(written) as files:
         for batch in batches:
-            if batch.num_rows:
-                scorer = scorer or Scorer(load_once(task.model_folder, task.vocabulary_file, task.version), task)
-                files.write(scorer.lists(pa.Table.from_batches([batch])))
-    yield files.made()
+            for arm, users in serving.parts(pa.Table.from_batches([batch])) if batch.num_rows else ():
+                if arm not in scorers:
+                    task = serving.tasks[arm]
+                    loaded = load_once(task.model_folder, task.vocabulary_file, task.version)
+                    scorers[arm] = Scorer(loaded, task)
+                files[arm].write(scorers[arm].lists(users))
+    for own in files.values():
+        yield own.made()
 
 
 class Scorer:

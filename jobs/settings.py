@@ -19,7 +19,10 @@ from jobs.errors import JobError
 from jobs.private import keep_secret, passwords, secret_values
 
 DEFAULT_CONFIG = "syncrec.toml"
-DROPPABLE = ("interactions", "rejected_interactions", "recommendations", "domain_metrics", "audits")
+DROPPABLE = (
+    "interactions", "rejected_interactions", "recommendations", "domain_metrics", "audits", "impressions",
+    "rejected_impressions",
+)  # fmt: skip
 """Tables of which nothing is lost but what the dropped days say; items must stay for good, sequences look after
 themselves, nights are one row each."""
 _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
@@ -68,6 +71,12 @@ class Source(_Section):
     delimiter: str = Field(",", min_length=1, max_length=1, description="CSV: what stands between two columns")
     required: bool = Field(False, description="a day without such a file is not complete")
 
+    @property
+    def mapped(self) -> dict[str, str]:
+        """Our names of what is read, and the names of the file's columns."""
+        own = {"user_id": self.user, "item_id": self.item, "ts": self.time}
+        return own | ({"domain": self.domain_column} if self.domain_column else {})
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if (self.domain is None) == (self.domain_column is None):
@@ -76,11 +85,22 @@ class Source(_Section):
             raise ValueError(f"source '{self.name}': a CSV has either header = true or a list of columns")
         if self.format != "csv" and (self.columns or self.header):
             raise ValueError(f"source '{self.name}': columns and header belong to format = 'csv'")
-        wanted = [self.user, self.item, self.time, *([self.domain_column] if self.domain_column else [])]
-        missing = [name for name in wanted if self.columns and name not in self.columns]
+        missing = [name for name in self.mapped.values() if self.columns and name not in self.columns]
         if missing:
             raise ValueError(f"source '{self.name}': {missing} not among its columns {list(self.columns)}")
         return self
+
+
+class ClickSource(Source):
+    """One kind of click log: a line says that an item of a list was shown to a user, and whether it was clicked."""
+
+    clicked: str = Field(description="column that says whether it was clicked: 1, 0, true, false, yes, no")
+    arm: str | None = Field(None, description="column of the A/B arm that was shown; absent: that of the lists")
+
+    @property
+    def mapped(self) -> dict[str, str]:
+        """Our names of what is read, and the names of the file's columns."""
+        return super().mapped | {"clicked": self.clicked} | ({"arm": self.arm} if self.arm else {})
 
 
 class Domain(_Section):
@@ -151,6 +171,20 @@ class Scoring(_Section):
     min_history: int = Field(1, ge=1, description="users with fewer known events are cold: popularity serves them")
     popularity_days: int = Field(28, ge=1, description="days of events that popularity counts")
     reuse: bool = Field(True, description="copy the lists of the night before where nothing has changed them")
+
+
+class Experiment(_Section):
+    """An A/B test: a share of the users gets the lists of another version than the champion."""
+
+    name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$",
+        description="its name, which also decides who is in which arm: another name deals the users anew",
+    )
+    share: float = Field(0.5, ge=0, le=1, description="share of the users that get the candidate's lists")
+    candidate: str = Field(
+        pattern=r"^[A-Za-z0-9_.-]+$",
+        description="registry version number, or an alias such as challenger or previous_champion",
+    )
 
 
 class Spark(_Section):
@@ -241,11 +275,13 @@ class Settings(BaseSettings):
     landing: Landing = Landing()
     domains: dict[str, Domain]
     sources: tuple[Source, ...]
+    click_sources: tuple[ClickSource, ...] = ()
     sequences: Sequences = Sequences()
     model: Model = Model()
     training: Training = Training()
     gate: Gate = Gate()
     scoring: Scoring = Scoring()
+    experiment: Experiment | None = None
     spark: Spark = Spark()
     maintenance: Maintenance = Maintenance()
     catalog: Catalog = Catalog()
@@ -278,12 +314,13 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _sources_fit(self) -> Self:
-        names = [source.name for source in self.sources]
-        if not names:
+        if not self.sources:
             raise ValueError("name at least one [[sources]]")
+        named = [*self.sources, *self.click_sources]
+        names = [source.name for source in named]
         for name in {n for n in names if names.count(n) > 1}:
             raise ValueError(f"two sources are named '{name}'")
-        for source in self.sources:
+        for source in named:
             if source.domain is not None and source.domain not in self.domains:
                 raise ValueError(
                     f"source '{source.name}': domain '{source.domain}' has no [domains.{source.domain}]"

@@ -8,7 +8,7 @@
 --   score           model logit (source = model), share of recent events (source = popularity)
 --   source          model, or popularity where the model had too little
 --   model_version   registry version of the model that scored
---   arm             A/B arm; 'champion' where none is configured
+--   arm             A/B arm: champion; candidate for its users while an experiment runs
 --   ds              the night
 with
 
@@ -16,9 +16,16 @@ all_recommendations as (
     select * from recommendations
 ),
 
+withdrawn as (
+    select distinct ds from experiments
+    where outcome = 'rolled_back'
+),
+
 newest as (
-    select max(ds) as ds from nights
-    where decision <> 'rolled_back'
+    select max(nights.ds) as ds
+    from nights
+    left join withdrawn on nights.ds = withdrawn.ds
+    where nights.decision <> 'rolled_back' and withdrawn.ds is null
 ),
 
 final as (

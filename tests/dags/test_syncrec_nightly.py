@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from jobs.command import _RUN_ID
-from jobs.night_log import STEPS, NightEnd
+from jobs.night_log import BESIDE, STEPS, NightEnd
 from jobs.orchestrator import REPOSITORY, airflow_environment, prepare, run_night
 from jobs.settings import Settings
 
@@ -86,10 +86,12 @@ def test_parsing_is_quick_and_light(dag: dict[str, Any]) -> None:
 
 def test_steps_and_their_order(dag: dict[str, Any]) -> None:
     tasks = dag["tasks"]
-    assert set(tasks) == {*STEPS, "training_over"}
+    assert set(tasks) == {*STEPS, "training_over", BESIDE, "clicks_over"}
     down = {name: task["down"] for name, task in tasks.items()}
     assert down == {
-        "wait_for_landing": ["ingest"],
+        "wait_for_landing": ["ingest", "ingest_clicks"],
+        "ingest_clicks": ["clicks_over"],
+        "clicks_over": ["report"],
         "ingest": ["build_sequences"],
         "build_sequences": ["gate", "train"],
         "train": ["evaluate"],
@@ -123,7 +125,7 @@ def test_training_takes_the_gpu_slot_and_a_queue_only_where_one_is_named(
 
 
 def test_no_value_is_templated_into_a_shell_line(dag: dict[str, Any]) -> None:
-    for name in STEPS:
+    for name in (*STEPS, BESIDE):
         task = dag["tasks"][name]
         assert "{" not in task["command"], name
         assert re.findall(r"\$\w+", re.sub(r'"\$\w+"', "", task["command"])) == [], f"{name}: an unquoted variable"
@@ -200,11 +202,12 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Night
 def test_a_failed_training_leaves_the_night_to_the_champion(
     night: Callable[..., tuple[NightEnd, list[Any], list[str]]],
 ) -> None:
-    end, calls, told = night(date(2024, 2, 29), train=1, move_alias=99)
-    assert [call[0] for call in calls] == [step for step in STEPS if step != "evaluate"]
+    end, calls, told = night(date(2024, 2, 29), train=1, move_alias=99, ingest_clicks=99)
+    assert [call[0] for call in calls if call[0] != BESIDE] == [step for step in STEPS if step != "evaluate"]
     assert end.succeeded
     assert [(step.name, step.cause) for step in end.failed] == [("train", "train: made to fail")]
-    assert end.steps["move_alias"].state == "skipped"
+    assert end.steps["move_alias"].state == end.steps[BESIDE].state == "skipped"
+    assert not any(BESIDE in line for line in told), "who has no click log need not hear of it"
     assert "[ 4/10] train ..." in told and "[ 5/10] evaluate left out" in told
     assert any(re.match(r"\[ 4/10\] train FAILED, [\d.]+ s", line) for line in told)
     # each step got the day and the run
@@ -219,18 +222,23 @@ def test_a_failed_training_leaves_the_night_to_the_champion(
 def test_a_training_that_is_not_due_leaves_the_night_to_the_champion(
     night: Callable[..., tuple[NightEnd, list[Any], list[str]]],
 ) -> None:
-    end, calls, _ = night(date(2024, 3, 1), train=99, report=1)
-    assert [call[0] for call in calls] == [step for step in STEPS if step != "evaluate"]
+    end, calls, told = night(date(2024, 3, 1), train=99, report=1, ingest_clicks=1)
+    assert [call[0] for call in calls if call[0] != BESIDE] == [step for step in STEPS if step != "evaluate"]
     assert end.steps["train"].state == "skipped"
     assert end.succeeded, "a report that failed does not make a published night red"
-    assert [step.name for step in end.failed] == ["report"]
+    assert {step.name: step.cause for step in end.failed} == {
+        name: f"{name}: made to fail" for name in ("report", BESIDE)
+    }, "nor do click logs"
+    assert any(line.startswith(f"[beside] {BESIDE} FAILED") for line in told)
 
 
 def test_nothing_but_the_report_runs_after_failed_sequences(
     night: Callable[..., tuple[NightEnd, list[Any], list[str]]],
 ) -> None:
     end, calls, _ = night(date(2024, 3, 2), build_sequences=70)
-    assert [call[0] for call in calls] == ["wait_for_landing", "ingest", "build_sequences", "report"]
+    called = [call[0] for call in calls if call[0] != BESIDE]
+    assert called == ["wait_for_landing", "ingest", "build_sequences", "report"]
+    assert BESIDE in [call[0] for call in calls]
     assert not end.succeeded, "the report must not turn a failed night green"
     assert [(step.name, step.cause) for step in end.failed] == [
         ("build_sequences", "build_sequences: made to fail")

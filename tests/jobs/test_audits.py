@@ -13,6 +13,7 @@ import pytest
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.arms import Split
 from jobs.audits import (
     AuditResult,
     RowRule,
@@ -31,7 +32,7 @@ from jobs.audits import (
 from jobs.errors import AuditFailed
 from jobs.lakehouse import Lakehouse
 from jobs.list_audit import lists_in
-from jobs.schemas import ITEMS, RECOMMENDATIONS, SEQUENCES, Table
+from jobs.schemas import ANYONE, ITEMS, RECOMMENDATIONS, SEQUENCES, Table
 from jobs.settings import Settings
 
 DS = date(2024, 1, 5)
@@ -223,7 +224,8 @@ def test_recommendations(spark: SparkSession, two: Settings, tmp_path: Path) -> 
             for n, rows in enumerate(files)
         ]
         lists = lists_in(spark, staged, [items], DS)
-        return run_suite("recommendations", lists, recommendations_suite(two.domain_names, two.scoring.top_n))
+        rules = recommendations_suite(two.domain_names, two.scoring.top_n, {"champion": "1"})
+        return run_suite("recommendations", lists, rules)
 
     good = [
         ("a", "books", 1, "x", 0.5, "model"),
@@ -254,6 +256,28 @@ def test_recommendations(spark: SparkSession, two: Settings, tmp_path: Path) -> 
     assert not rule(audit(good[:2]), "every domain").success
     for split in (audit(good[:1], good[1:]), audit([good[0], good[2], good[1]])):
         assert rule(split, "in one piece").failed == 1
+
+
+def test_lists_are_of_the_arm_of_their_user_and_of_its_version(
+    spark: SparkSession, two: Settings, tmp_path: Path
+) -> None:
+    split = Split(name="x", share=0.5)
+    assert [split.is_candidate(user) for user in ("u1", "u2")] == [True, False]
+    items = write(tmp_path / "items.parquet", ITEMS, [(domain, "x", 1, DS) for domain in ("books", "toys")])
+
+    def audit(*rows: tuple[str, str, str]) -> dict[str, int | None]:
+        lists = [(user, domain, 1, "x", 0.5, "model", version, arm, DS) for user, version, arm in rows
+                 for domain in ("books", "toys")]  # fmt: skip
+        staged = write(tmp_path / "lists.parquet", RECOMMENDATIONS, lists)
+        rules = recommendations_suite(("books", "toys"), 20, {"champion": "1", "candidate": "2"}, split)
+        return broken(run_suite("recommendations", lists_in(spark, [staged], [items], DS), rules))
+
+    good = [("u1", "2", "candidate"), ("u2", "1", "champion"), (ANYONE, "1", "champion")]
+    assert audit(*good) == {}
+    arm, version = "every list is of the arm that its user is in", "the model version is that of the arm"
+    assert audit(*good, ("u1", "1", "champion")) == {arm: 2}
+    assert audit(("u1", "1", "candidate"), *good[1:]) == {version: 2}
+    assert audit(*good, ("u3", "3", "green"))[arm] == 2
 
 
 def test_results_are_recorded_once_per_run_and_table(settings: Callable[..., Settings]) -> None:

@@ -102,6 +102,24 @@ def test_a_failed_night_says_at_the_top_what_stopped_it(config: Path) -> None:
     assert "books ▲ help +0.030" in failed.text, "what was measured before it failed is shown"
 
 
+def test_the_arms_of_an_experiment_and_a_candidate_that_was_not_served_are_told(
+    config: Path, tmp_path: Path
+) -> None:
+    text = page(config, D29).text
+    assert "Experiment wider: who is shown whose lists" in text
+    assert "champion 1 50.0 % 2 served candidate 0 50.0 % 2 served" in text
+    assert "Experiment" not in page(config, D30).text
+    file = write_config(tmp_path)
+    lakehouse = fill(load_settings(file))
+    row = {"experiment": "wider", "arm": "candidate", "share": 0.5, "users": 0, "ds": D30, "run_id": "run-30"}
+    reason = "version 7 was rolled back (<bad>)"
+    put(lakehouse, "experiments", D30, [{**row, "outcome": "not served", "reason": reason}])
+    assert main(["--config", str(file), "--ds", "2024-01-30"]) == 0
+    text = page(file, D30).text
+    assert f"! Experiment wider: the candidate was not served: {reason}." in text
+    assert f"candidate – 50.0 % 0 not served: {reason}" in text
+
+
 def test_what_the_gate_warns_of_and_a_rollback_are_said_at_the_top(tmp_path: Path) -> None:
     file = write_config(tmp_path)
     settings = load_settings(file)

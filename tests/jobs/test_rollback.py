@@ -16,8 +16,10 @@ import pyarrow as pa
 import pytest
 
 from jobs import rollback
+from jobs.arms import Split
 from jobs.command import Run
 from jobs.errors import JobError
+from jobs.experiment import Trial, experiment_rows
 from jobs.gate import run_gate
 from jobs.lakehouse import Lakehouse
 from jobs.move_alias import move_alias
@@ -137,6 +139,31 @@ def test_the_previous_champion_and_its_lists_are_back_and_nothing_is_lost(three:
     version = three.registry.client.get_model_version(three.registry.name, "2")
     assert version.tags["rolled_back"] == "readers complain"
     assert "Rolled back to version 1: readers complain." in version.description
+
+
+def test_nights_that_tried_the_version_out_are_passed_over_too(project: Project) -> None:
+    """Version 2 was the candidate of the second night, and is champion since the third."""
+    one, two = project.version(FIRST), project.version(SECOND)
+    project.night(FIRST, one)
+    run = project.decided(SECOND, one, promoted=False)
+    trial = Trial(split=Split(name="x", share=0.5), version=two)
+    rows = experiment_rows(trial, one, {"champion": 1, "candidate": 1}, run.run_id)
+    Night(run, project.lakehouse).note(experiment=rows)
+    publish(run)
+    project.night(THIRD, two)
+    assert project.shown() == [f"of-{THIRD}"]
+    said = roll_back(project.settings, reason="bad")
+    assert f"the lists of {FIRST} instead of those of {SECOND} to {THIRD}" in said
+    assert project.shown() == [f"of-{FIRST}"] and project.aliases() == ("1", None)
+    assert [night["decision"] for night in project.nights().values()].count("rolled_back") == 1
+    kept = project.lakehouse.read_arrow(
+        "experiments", project.lakehouse.current_snapshot("experiments")
+    ).to_pylist()
+    assert {row["arm"]: row["outcome"] for row in kept} == {"champion": "served", "candidate": "rolled_back"}
+    run = project.decided(FOURTH, one, promoted=False)
+    Night(run, project.lakehouse).note(experiment=experiment_rows(trial, one, {}, run.run_id))
+    with pytest.raises(JobError, match="version 2 was rolled back while this night worked"):
+        publish(run)
 
 
 def test_a_dry_run_changes_nothing(three: Project) -> None:

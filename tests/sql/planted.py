@@ -84,6 +84,22 @@ AUDITS = [
     (D31, "interactions", "rows in = rows out + rejected + duplicates", True, 1, 0),
     (D31, "recommendations", "no seen item where a domain does not repeat", False, 12, 5),
 ]
+# An experiment on 29 January: (landing day, day shown, user, item, clicked, arm shown, arm of the user's lists)
+SHOWN = [
+    (D30, D30, "ann", "b1", True, "champion", "champion"),
+    (D30, D30, "ann", "b2", False, "champion", "champion"),
+    (D31, D30, "ann", "b2", True, "champion", "champion"),  # its click came a day later
+    (D30, D30, "bob", "b1", False, "champion", "champion"),
+    (D30, D30, "bob", "t1", False, "champion", "champion"),
+    (D30, D30, "cai", "b1", True, "candidate", "candidate"),
+    (D30, D30, "cai", "b2", True, "candidate", "candidate"),
+    (D30, D30, "cai", "t2", True, "candidate", "candidate"),
+    (D30, D30, "dee", "b1", False, "candidate", "candidate"),
+    (D30, D30, "dee", "b2", True, "candidate", "candidate"),
+    (D30, D30, "dee", "t1", True, "champion", "candidate"),  # a fault of serving
+    (D30, D30, "new", "b1", True, "champion", None),  # a stranger
+    (D31, D31, "ann", "b1", False, "champion", "champion"),  # from the lists of the 30th: no experiment
+]
 
 
 CONFIG = """
@@ -126,6 +142,8 @@ def fill(settings: Settings, nights: tuple[date, ...] = (D29, D30, D31)) -> Lake
         for domain in ("books", "toys"):
             put(lakehouse, "items", day, [_item(*i) for i in ITEMS if (i[0], i[3]) == (domain, day)], domain)
         put(lakehouse, "recommendations", day, _recommendations(day))
+        put(lakehouse, "experiments", day, _arms(day))
+        put(lakehouse, "impressions", day, [_shown(*s) for s in SHOWN if s[0] == day])
         put(lakehouse, "domain_metrics", day, _metrics(day))
         put(lakehouse, "gate_checks", day, _checks(day))
         put(lakehouse, "audits", day, [_audit(*a) for a in AUDITS if a[0] == day])
@@ -222,6 +240,24 @@ def _recommendations(day: date) -> list[dict[str, Any]]:
         for (user, domain, sources), items in LISTS.get(day, {}).items()
         for rank, (source, item) in enumerate(zip(sources.split(), items, strict=True), start=1)
     ]
+
+
+def _arms(day: date) -> list[dict[str, Any]]:
+    whole = {"experiment": "wider", "threshold": "80000000", "outcome": "served", "reason": "", "ds": day}
+    arms = {"champion": ("1", 2), "candidate": ("0", 2)} if day == D29 else {}
+    return [
+        {**whole, "arm": arm, "share": 0.5, "model_version": version, "users": users, "run_id": RUNS[day]}
+        for arm, (version, users) in arms.items()
+    ]
+
+
+def _shown(
+    arrival: date, day: date, user: str, item: str, clicked: bool, arm: str, listed: str | None
+) -> dict[str, Any]:
+    ts = datetime(day.year, day.month, day.day, 12, tzinfo=UTC)
+    values = {"user_id": user, "item_id": item, "domain": "books" if item[0] == "b" else "toys", "ts": ts}
+    values |= {"clicked": clicked, "arm": arm, "listed_arm": listed, "night_ds": day - timedelta(days=1)}
+    return values | {"event_day": day, "source": "clicks", "arrival_ds": arrival}
 
 
 def _metrics(day: date) -> list[dict[str, Any]]:
