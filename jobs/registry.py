@@ -218,7 +218,7 @@ def pyfunc_parts(folder: Path, history: Sequence[Mapping[str, object]]) -> dict[
     """
     from importlib.metadata import version as installed
 
-    packages = ("torch", "numpy", "safetensors", "pandas", "tqdm")
+    packages = ("torch", "numpy", "safetensors", "pandas", "pyarrow", "tqdm")
     return {
         "python_model": str(HERE / "registry_model.py"),
         "artifacts": {"model": str(folder)},
