@@ -19,17 +19,21 @@ import numpy as np
 from benchmarks.quality.data import Array
 
 _FIGURES = "figures"
+_QUICK_S = 60.0  # what trains sooner is not worth its place
 
 
-def archive(cells: Path, folder: Path) -> int:
+def archive(cells: Path, folder: Path, at_least_s: float = _QUICK_S) -> int:
     """Copy the finished cells of a cache's folder into an archive's; return how many were new or had changed.
 
+    at_least_s: cells whose training took less are left out, but for ensembles, which need other cells' scores.
     Ranks are kept as whole numbers of halves (the mean rank of a tie is one); what cannot be ranked is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     changed = 0
     for file in sorted(cells.glob("*.npz")):
         figures = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        if figures["train_s"] < at_least_s and figures["kind"] != "ensemble":
+            continue
         with np.load(file) as found:
             packed = {name: _packed(ranks_M) for name, ranks_M in found.items() if np.isfinite(ranks_M).all()}
             n_cases = {name: np.int64(len(ranks_M)) for name, ranks_M in found.items() if name not in packed}

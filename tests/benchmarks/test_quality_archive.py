@@ -26,8 +26,8 @@ def test_what_was_archived_is_read_elsewhere_and_never_trained(tmp_path: Path) -
     calls = tmp_path / "calls.txt"
     peer = Planted(calls, "default", "ours", {"valid": 0.2}, {"valid": 0.9})
     first = run(tmp_path, peer)
-    assert archive(first.cache.folder, tmp_path / "kept") == 3
-    assert archive(first.cache.folder, tmp_path / "kept") == 0  # the same again changes no file
+    assert archive(first.cache.folder, tmp_path / "kept", 0) == 3
+    assert archive(first.cache.folder, tmp_path / "kept", 0) == 0  # the same again changes no file
     there = tmp_path / "elsewhere" / "cache" / first.cache.folder.name
     assert restore(tmp_path / "kept", there) == 3
     assert restore(tmp_path / "kept", there) == 0
@@ -43,7 +43,7 @@ def test_what_was_archived_is_read_elsewhere_and_never_trained(tmp_path: Path) -
 
 def test_a_cell_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     runner = run(tmp_path, Planted(tmp_path / "calls.txt", "default", "ours"))
-    archive(runner.cache.folder, tmp_path / "kept")
+    archive(runner.cache.folder, tmp_path / "kept", 0)
     file = runner.cache.file(Cell("default", {}, 0))
     before = file.read_bytes()
     assert restore(tmp_path / "kept", runner.cache.folder) == 0 and file.read_bytes() == before
@@ -59,7 +59,14 @@ def test_an_archive_with_pickled_objects_is_refused(tmp_path: Path) -> None:
 
 
 def test_ranks_that_are_no_halves_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "row-0-0.json").write_text("{}")
+    (tmp_path / "row-0-0.json").write_text('{"train_s": 1, "kind": "ours"}')
     np.savez_compressed(tmp_path / "row-0-0.npz", ranks=np.array([1.25]))
     with pytest.raises(ValueError, match="half"):
-        archive(tmp_path, tmp_path / "kept")
+        archive(tmp_path, tmp_path / "kept", 0)
+
+
+def test_cells_that_train_in_a_moment_are_left_out_but_for_ensembles(tmp_path: Path) -> None:
+    calls = tmp_path / "calls.txt"
+    runner = run(tmp_path, Planted(calls, "quick", "trivial"), Planted(calls, "both", "ensemble"))
+    archive(runner.cache.folder, tmp_path / "kept")
+    assert {file.name.split("-")[0] for file in (tmp_path / "kept").glob("*.npz")} == {"both"}
