@@ -21,6 +21,7 @@ from benchmarks.quality.attempts import Meter
 from benchmarks.quality.data import PARTS, Array, Events, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
 from syncrec_model import (
+    CaseRanks,
     EpochReport,
     ModelConfig,
     SequenceSet,
@@ -65,6 +66,11 @@ def some_users(log: Events, share: float) -> Events:
     known = np.unique(log.user_E)
     drawn = np.random.default_rng(0).permutation(known)[: max(1, round(share * len(known)))]
     return log.take(np.isin(log.user_E, drawn))
+
+
+def of_users(ranks: CaseRanks, data: QualityData, part: str) -> CaseRanks:
+    """Give the cases of `case_sequences`, one row each, the users they are of: intervals resample users."""
+    return dataclasses.replace(ranks, user=data.cases[part].user_M[ranks.user])
 
 
 class CaseReader:
@@ -141,7 +147,7 @@ class Ours(Peer):
 
         checkpoint = folder / "checkpoint.safetensors"
         result = fit(model, train, valid, training, on_epoch=on_epoch, checkpoint=checkpoint, progress=False)
-        served = choose_views(cross_fitted_ranks(model, valid, VIEWS))
+        served = choose_views(of_users(cross_fitted_ranks(model, valid, VIEWS), data, "valid"))
         train_s = meter.spent().seconds
         chosen = {
             "epochs": len(result.epochs),

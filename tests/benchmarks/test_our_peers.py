@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 
 from benchmarks.peers import all_peers, ensemble
-from benchmarks.peers.ours import Ours, train_sequences
+from benchmarks.peers.ours import Ours, of_users, train_sequences
 from benchmarks.quality.cells import batches, rank
 from benchmarks.quality.data import PARTS, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
+from syncrec_model import CaseRanks
+from syncrec_model.batches import SequenceReader
 from syncrec_model.measures import case_values
 from tests.benchmarks.neural_world import planted
 
@@ -126,3 +128,24 @@ def test_every_row_has_a_name_of_its_own_and_what_it_reads_is_there() -> None:
     for peer in peers.values():
         assert all(peers[need].keeps_scores for need in peer.needs), peer.name
     assert peers["sasrec.all.started"].kind == "multi-domain", "its start vectors know all domains"
+
+
+@pytest.mark.parametrize("split", ["leave-one-out", "time"])
+def test_the_intervals_of_the_guard_resample_users_not_cases(split: str) -> None:
+    data = planted(split=split)
+    cases = data.cases["valid"]
+    valid = data.case_sequences("valid", 10)
+    read = SequenceReader(valid).cases()
+    made = CaseRanks(
+        data.domains,
+        read.user_M,
+        read.domain_M,
+        {"single": np.ones(len(read))},
+        np.ones(len(read)),
+        np.ones(len(read)),
+    )
+    found = of_users(made, data, "valid")
+    assert sorted(found.user.tolist()) == sorted(cases.user_M.tolist())
+    assert np.array_equal(cases.domain_M[made.user], found.domain)
+    several = len(cases) > len(np.unique(cases.user_M))
+    assert several == (split == "time") == (len(np.unique(found.user)) < len(found))
