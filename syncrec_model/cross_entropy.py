@@ -4,8 +4,8 @@ Shapes: N targets, n of them in one tile, S items, C channels.
 
 What a step of the default preset spends most on. torch's own cross-entropy reads and writes the scores [N, S] five
 times and gives the item table two gradients as large as itself; log_partition (partition.py) makes scores twice so
-that they never leave the cache. Up to a few million scores the fastest is in between: exponentials are taken in
-place, kept, and are all that the backward pass needs. Measured in docs/benchmarks/training.md.
+that they never leave the cache. Up to a few million scores this is in between: exponentials are taken in place,
+kept, and are all that the backward pass needs.
 """
 
 from __future__ import annotations
