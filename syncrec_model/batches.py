@@ -66,10 +66,13 @@ class Cases:
 
 
 class SequenceReader:
-    """Cuts training, serving and evaluation batches out of a SequenceSet."""
+    """Cuts training, serving and evaluation batches out of a SequenceSet.
 
-    def __init__(self, data: SequenceSet) -> None:
-        self.data = data
+    device: the type of the one that will compute with them ("cpu", "cuda"), for `pack`.
+    """
+
+    def __init__(self, data: SequenceSet, device: str = "cpu") -> None:
+        self.data, self.device = data, device
         self.n_domains = len(data.domains)
         self.width = data.max_length
         self.offsets = np.array([0, *stacked_offsets(data.n_items)])
@@ -104,8 +107,9 @@ class SequenceReader:
         items, first, lengths = self._cross_rows(users)
         end = np.full(len(users), self.width - 1)
         cross, user_N, column_N = pack(
-            items, first, end, lengths <= self.width, np.zeros(len(users), dtype=np.int64), self.n_domains
-        )
+            items, first, end, lengths <= self.width, np.zeros(len(users), dtype=np.int64), self.n_domains,
+            device=self.device,
+        )  # fmt: skip
         cross_token_BT = np.full((len(users), self.width + 1), -1, dtype=np.int64)  # by the column it predicts
         cross_token_BT[user_N, column_N + 1] = np.arange(len(user_N))
 
@@ -114,7 +118,9 @@ class SequenceReader:
         row_R, task_R = rows_DB[kind_R, batch_user_R], kind_R + 1
         s_items, s_first, s_lengths = self._single_rows(row_R, task_R)
         s_end = np.full(len(row_R), self.width - 1)
-        single, row_N, s_column_N = pack(s_items, s_first, s_end, s_lengths <= self.width, task_R, self.n_domains)
+        single, row_N, s_column_N = pack(
+            s_items, s_first, s_end, s_lengths <= self.width, task_R, self.n_domains, device=self.device
+        )
 
         places_RT = data.single_places_NT[row_R].astype(np.int64)
         places_RT = np.where(np.arange(self.width) >= s_first[:, None], places_RT, -1)
@@ -157,13 +163,14 @@ class SequenceReader:
         items, first, lengths = self._cross_rows(cases.user_M)
         sos = (lengths <= self.width) | (cases.column_M <= first)
         tasks = np.zeros(len(cases), dtype=np.int64)
-        return pack(items, first, cases.column_M, sos, tasks, self.n_domains)[0]
+        return pack(items, first, cases.column_M, sos, tasks, self.n_domains, device=self.device)[0]
 
     def case_single(self, cases: Cases) -> PackedSequences:
         """One row per case (cases ordered by domain): that domain's stored events strictly before the target."""
         items, first, lengths = self._single_rows(cases.single_row_M, cases.domain_M)
         sos = (lengths <= self.width) | (cases.single_column_M <= first)
-        return pack(items, first, cases.single_column_M, sos, cases.domain_M, self.n_domains)[0]
+        end = cases.single_column_M
+        return pack(items, first, end, sos, cases.domain_M, self.n_domains, device=self.device)[0]
 
     def cases(self) -> Cases:
         """Every flagged event is one case, ordered by domain, then by user and time."""

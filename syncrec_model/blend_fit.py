@@ -35,7 +35,7 @@ def fit_blend(model: SyNCRec, valid: SequenceSet, repeats: Collection[str] = ())
     views: a convex problem of a few weights, solved by Newton's method. Returns the cases used per domain, [D]; a
     domain without cases keeps the weights that it has.
     """
-    reader = SequenceReader(valid)
+    reader = SequenceReader(valid, model.embedding.items_VC.device.type)
     used = []
     was_training = model.training
     model.eval()

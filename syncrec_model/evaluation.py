@@ -74,11 +74,11 @@ def rank_cases(
     _check_call(model, data, views, repeats)
     if known_items is not None and len(known_items) != len(data.domains):
         raise ValueError(f"rank_cases: {len(known_items)} counts of known items for {len(data.domains)} domains")
-    reader = SequenceReader(data)
+    device = model.embedding.items_VC.device
+    reader = SequenceReader(data, device.type)
     cases = reader.cases()
     ranks = {view: np.zeros(len(cases)) for view in views}
     candidates, history = np.zeros(len(cases), dtype=np.int64), np.zeros(len(cases), dtype=np.int64)
-    device = model.embedding.items_VC.device
     was_training = model.training
     model.eval()
     for code, index in _domain_batches(cases, len(data.domains), batch_size):

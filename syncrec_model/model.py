@@ -55,6 +55,7 @@ class SyNCRec(nn.Module):
     """The model. Buffers: lambda and phi (in `correction`), the weights and the item neighbours of the blend."""
 
     n_items_D1: Tensor
+    row_domains_V: Tensor
 
     def __init__(self, config: ModelConfig, domains: Sequence[str], n_items: Sequence[int]) -> None:
         super().__init__()
@@ -93,6 +94,10 @@ class SyNCRec(nn.Module):
         self.negative_sampler = NegativeSampler(self.n_items, full, config.sampled_negatives)
         self.blend = Blend(self.n_items, config.neighbours)
         self.register_buffer("n_items_D1", torch.tensor([0, *self.n_items]), persistent=False)
+        rows_D1 = torch.tensor([1, *self.n_items])  # of the item table: padding, then domain by domain
+        self.register_buffer(
+            "row_domains_V", torch.arange(len(rows_D1)).repeat_interleave(rows_D1), persistent=False
+        )
 
     def load_state_dict(self, *arguments: Any, **options: Any) -> Any:
         """As torch's; weights that come from elsewhere are not started anew by a training."""
@@ -149,7 +154,7 @@ class SyNCRec(nn.Module):
         y_cross_NC, y_single_NC = self.views(batch.cross), self.views(batch.single)
         cross_N, single_N = family_losses(
             self.config.loss, y_cross_NC, y_single_NC, self.embedding.domain_tables(), batch, self.n_items_D1,
-            self.negative_sampler,
+            self.negative_sampler, self.row_domains_V,
         )  # fmt: skip
         n_domains = len(self.domains)
         cross_sum_D = domain_sums(cross_N, batch.cross_domains_N, n_domains)

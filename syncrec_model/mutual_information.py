@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from .batches import TrainingBatch
 from .config import ModelConfig
 from .distributed import gather_rows
+from .transfer import domain_sums
 
 _COSINE_SCALE = 10.0
 
@@ -36,8 +37,11 @@ class MutualInformation(nn.Module):
         rows = torch.nonzero(has_view_R).squeeze(1)
         cross_UC, domain_U = cross_RC[rows], batch.single.tasks_R[rows]
         (single_MC, domain_M), start = gather_rows(single_RC[rows], domain_U)
+        n_domains = len(batch.single.rows_per_task) - 1
+        if single_RC.device.type == "cuda":
+            return self.all_domains(single_MC, domain_M, cross_UC, domain_U, start, n_domains)
         losses, defined = [], []
-        for domain in range(1, len(batch.single.rows_per_task)):
+        for domain in range(1, n_domains + 1):
             own_u = torch.nonzero(domain_U == domain).squeeze(1)
             all_m = torch.nonzero(domain_M == domain).squeeze(1)
             enough = len(all_m) >= 2
@@ -48,6 +52,23 @@ class MutualInformation(nn.Module):
                 losses.append(single_RC.sum() * 0)
             defined.append(enough)
         return torch.stack(losses), torch.tensor(defined, device=single_RC.device)
+
+    def all_domains(
+        self, single_MC: Tensor, domain_M: Tensor, cross_UC: Tensor, domain_U: Tensor, start: int, n_domains: int
+    ) -> tuple[Tensor, Tensor]:
+        """Return the same from one product of all views, other domains masked: a GPU waits for launches."""
+        place_U = torch.arange(len(domain_U), device=domain_U.device)
+        rho_MU = self.rho(single_MC, cross_UC)
+        own_U = rho_MU[place_U + start, place_U]
+        apart_MU = domain_M[:, None] != domain_U[None]
+        if self.others_only:
+            apart_MU[place_U + start, place_U] = True
+        count_D = domain_sums(torch.ones_like(domain_M, dtype=rho_MU.dtype), domain_M, n_domains)
+        enough_D = count_D >= 2
+        enough_U = enough_D[domain_U - 1]  # a user alone: nothing to contrast with, perhaps not even a sum
+        contrast_U = rho_MU.masked_fill(apart_MU & enough_U, -torch.inf).logsumexp(dim=0) - own_U
+        sums_D = domain_sums(torch.where(enough_U, contrast_U, 0.0), domain_U, n_domains)
+        return sums_D / count_D.clamp(min=1), enough_D
 
     def contrast(self, single_mC: Tensor, cross_uC: Tensor, place_u: Tensor) -> Tensor:
         """Return the InfoNCE of each cross view, [u]. place_u: where in m the same user's single view is."""

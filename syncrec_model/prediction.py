@@ -20,6 +20,8 @@ from .embedding import DomainTable
 from .partition import log_partition
 from .sampling import Negatives, NegativeSampler
 
+_AT_ONCE = 2**27  # scores of all domains that a GPU holds at once: half a gigabyte, some four times in a step
+
 
 def softmax_losses(y_NC: Tensor, table: Tensor | DomainTable, target_N: Tensor) -> Tensor:
     """Return the cross-entropy of each target over all V items of its domain. target_N: 1-based index inside it."""
@@ -101,13 +103,18 @@ def family_losses(
     batch: TrainingBatch,
     n_items_D1: Tensor,
     sampler: NegativeSampler | None = None,
+    row_domains_V: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return the losses of all cross targets and of all single targets; shared events share their negatives.
 
-    sampler: for softmax, which domains are sampled; None: all are full.
+    sampler: for softmax, which domains are sampled; None: all are full. row_domains_V: domain code of every row of
+    the item table, 0 for none: with it a GPU computes the softmaxes of all domains at once.
     """
     if kind != "softmax":
         return _pair_family_losses(kind, y_cross_NC, y_single_NC, tables, batch, n_items_D1)
+    n_targets, nobody_samples = len(y_cross_NC) + len(y_single_NC), sampler is None or not sampler.sampled
+    if row_domains_V is not None and nobody_samples and _at_once(y_cross_NC, n_targets * len(row_domains_V)):
+        return all_domains_losses(y_cross_NC, y_single_NC, tables, batch, row_domains_V)
     cross_index, losses, split = [], [], []
     single_start = 0
     for domain, table in enumerate(tables, start=1):
@@ -128,6 +135,32 @@ def family_losses(
     in_domain_order_N = torch.cat(parts[0::2])
     cross_loss_N = torch.zeros_like(in_domain_order_N).index_copy(0, torch.cat(cross_index), in_domain_order_N)
     return cross_loss_N, torch.cat(parts[1::2])
+
+
+def _at_once(y_NC: Tensor, n_scores: int) -> bool:
+    return y_NC.device.type == "cuda" and n_scores <= _AT_ONCE
+
+
+def all_domains_losses(
+    y_cross_NC: Tensor,
+    y_single_NC: Tensor,
+    tables: Sequence[DomainTable],
+    batch: TrainingBatch,
+    row_domains_V: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Return what the full softmaxes of `family_losses` are, from one product with the whole table.
+
+    Scores of other domains' items are made and masked: D times the arithmetic in a tenth of the kernels. A GPU
+    waits for their launches, and the arithmetic costs it little; a CPU is faster domain by domain.
+    """
+    starts_D1 = torch.tensor([0, *(table.start - 1 for table in tables)], device=y_cross_NC.device)
+    domain_N = torch.cat([batch.cross_domains_N, batch.single_domains_N])
+    target_N = torch.cat([batch.cross_targets_N, batch.single_targets_N]) + starts_D1[domain_N]
+    scores_NV = torch.cat([y_cross_NC, y_single_NC]) @ tables[0].items_VC.T
+    scores_NV = scores_NV.masked_fill(row_domains_V[None] != domain_N[:, None], -torch.inf)
+    loss_N = F.cross_entropy(scores_NV, target_N, reduction="none")
+    cross_loss_N, single_loss_N = torch.split(loss_N, [len(y_cross_NC), len(y_single_NC)])
+    return cross_loss_N, single_loss_N
 
 
 def _pair_family_losses(

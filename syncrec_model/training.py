@@ -145,7 +145,7 @@ class TrainingRun:
             copy_from_first_rank([model.embedding.items_VC.data])
         model.items_started = True
         self.forward = compiled(model, self.device) if config.compile else model
-        self.reader = SequenceReader(train)
+        self.reader = SequenceReader(train, self.device.type)
         self.valid = valid
         if valid is not None and world_size() > 1:
             self.valid = valid.select(np.array_split(np.arange(valid.n_users), world_size())[rank()])

@@ -25,12 +25,13 @@ def transfer_gap(
     phi(d) = mean of (single loss - cross loss), no gradient. phi > 0: the other domains help d.
     """
     with torch.no_grad():
-        both_n = torch.nonzero(shared_N >= 0).squeeze(1)
+        if not len(cross_loss_N):  # a rank without users in the last batch
+            cross_loss_N = cross_loss_N.new_zeros(1)
         exact = torch.promote_types(single_loss_N.dtype, torch.float32)
-        gap_n = single_loss_N[both_n].to(exact) - cross_loss_N[shared_N[both_n]].to(exact)
-        domain_n = single_domain_N[both_n]
-        sums_D = domain_sums(gap_n, domain_n, n_domains)
-        counts_D = domain_sums(torch.ones_like(gap_n), domain_n, n_domains)
+        both_N = shared_N >= 0
+        gap_N = single_loss_N.to(exact) - cross_loss_N[shared_N.clamp(min=0)].to(exact)
+        sums_D = domain_sums(torch.where(both_N, gap_N, 0.0), single_domain_N, n_domains)
+        counts_D = domain_sums(both_N.to(exact), single_domain_N, n_domains)
         return sum_over_ranks(sums_D), sum_over_ranks(counts_D)
 
 

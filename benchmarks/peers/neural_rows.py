@@ -68,8 +68,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.first_R)
 
-    def packed(self, index_B: Array, n_domains: int) -> tuple[PackedSequences, Array]:
-        """Return the inputs of some rows and the place in the log of the event after every token, [N]."""
+    def packed(self, index_B: Array, n_domains: int, device: str = "cpu") -> tuple[PackedSequences, Array]:
+        """Return the inputs of some rows and the place in the log of the event after every token, [N].
+
+        device: the type of the one that will compute, for `pack`.
+        """
         first_B, sos_B = self.first_R[index_B], self.sos_R[index_B]
         length_B = self.end_R[index_B] - first_B
         column_T = np.arange(max(1, length_B.max()))
@@ -77,12 +80,12 @@ class Rows:
         items_BT = np.zeros(real_BT.shape, dtype=np.int64)
         items_BT[real_BT] = self.log.stacked_E[(first_B[:, None] + column_T)[real_BT]]
         zeros_B = np.zeros(len(index_B), dtype=np.int64)
-        inputs, row_N, column_N = pack(items_BT, zeros_B, length_B, sos_B, zeros_B, n_domains)
+        inputs, row_N, column_N = pack(items_BT, zeros_B, length_B, sos_B, zeros_B, n_domains, device=device)
         return inputs, first_B[row_N] + column_N + 1
 
-    def batch(self, index_B: Array, n_domains: int) -> tuple[PackedSequences, Tensor, Tensor]:
+    def batch(self, index_B: Array, n_domains: int, device: str = "cpu") -> tuple[PackedSequences, Tensor, Tensor]:
         """Return the inputs of some training rows, and of every token's target the item and the domain, [N]."""
-        inputs, target_N = self.packed(index_B, n_domains)
+        inputs, target_N = self.packed(index_B, n_domains, device)
         return inputs, tensor(self.log.item_E[target_N]), tensor(self.log.domain_E[target_N])
 
 

@@ -175,6 +175,8 @@ class WithoutPadding(nn.Module):
 
     def forward(self, x_BTC: Tensor, mask_B1TT: Tensor, output_all_encoded_layers: bool = True) -> list[Tensor]:
         """Return a list with the last layer's output. mask_B1TT: 0 where a query may look, else -10000."""
+        if x_BTC.device.type != "cpu":  # a GPU waits for launches; padding costs it less than sorting and cutting
+            return [self.encoder(x_BTC, mask_B1TT)[-1]]
         if self.training or torch.is_grad_enabled():
             self._last = None
         elif self._last is not None and self._last[0] is x_BTC:
@@ -248,7 +250,7 @@ def dot_view(data: QualityData, length: int, encode: Encode, embedding: Callable
 
 def validation(data: QualityData, view: View, codes: Iterable[int] | None = None) -> float:
     """Return the mean over domains of NDCG@10 of the validation cases. codes: of these domains only."""
-    values_M = case_values(rank(data, "valid", View(view.score))["full"])["ndcg@10"]
+    values_M = case_values(rank(data, "valid", view, sampled=False)["full"])["ndcg@10"]
     domain_M = data.cases["valid"].domain_M
     wanted = range(1, len(data.domains) + 1) if codes is None else codes
     return float(np.mean([values_M[domain_M == code].mean() for code in wanted if (domain_M == code).any()]))

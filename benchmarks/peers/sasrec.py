@@ -128,7 +128,7 @@ class Run:
         self.n_steps += 1
         for group in self.optimizer.param_groups:
             group["lr"] = self.settings.learning_rate * min(1.0, self.n_steps / _WARMUP_STEPS)
-        inputs, target_N, domain_N = self.rows.batch(index_B, self.model.n_domains)
+        inputs, target_N, domain_N = self.rows.batch(index_B, self.model.n_domains, self.device.type)
         losses_N = self.model.losses(inputs.to(self.device), target_N.to(self.device), domain_N.to(self.device))
         self.optimizer.zero_grad(set_to_none=True)
         losses_N.mean().backward()  # type: ignore[no-untyped-call]

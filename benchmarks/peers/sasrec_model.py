@@ -86,7 +86,7 @@ class SASRecModel(nn.Module):
         items_VC = self.embedding.items_VC
         found_RC = np.zeros((len(rows), items_VC.shape[1]), dtype=np.float32)
         for index_B in by_length(rows, _ROWS_AT_ONCE):
-            inputs = rows.packed(index_B, self.n_domains)[0].to(items_VC.device)
+            inputs = rows.packed(index_B, self.n_domains, items_VC.device.type)[0].to(items_VC.device)
             found_RC[index_B] = self(inputs)[inputs.last_R].cpu().numpy()
         return found_RC
 

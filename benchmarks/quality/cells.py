@@ -158,7 +158,7 @@ class Cache:
             "parameters": fitted.parameters, "train_s": fitted.train_s,
             "score_ms": {name: 1e3 * value / n_cases for name, value in seconds.items()},
             "epochs_at_most": self.budget.epochs, "patience": self.budget.patience,
-            "threads": self.budget.threads, "code": code_version(),
+            "threads": self.budget.threads, "device": self.budget.device, "code": code_version(),
         }  # fmt: skip
 
 
@@ -171,11 +171,13 @@ def batches(data: QualityData, part: str, size: int = _CASES_AT_ONCE) -> Iterato
             yield code, index[start : start + size]
 
 
-def rank(data: QualityData, part: str, view: View, keep: Path | None = None) -> dict[str, Array]:
+def rank(
+    data: QualityData, part: str, view: View, keep: Path | None = None, *, sampled: bool = True
+) -> dict[str, Array]:
     """Rank every case among ALL items of its domain, items of its history taken out, ties at their mean rank.
 
-    Also among the two samples of 100 negatives, for comparison with published tables. keep: a folder for the
-    scores themselves.
+    sampled: also among the two samples of 100 negatives, for comparison with published tables. keep: a folder for
+    the scores themselves.
 
     Raises
     ------
@@ -195,11 +197,12 @@ def rank(data: QualityData, part: str, view: View, keep: Path | None = None) -> 
         removed_mV[torch.from_numpy(row_s), torch.from_numpy(item_s - 1)] = True
         removed_mV[torch.arange(len(index)), target_m] = False
         found["full"][index] = mean_tie_ranks(scores_mV, target_m, removed_mV).numpy()
-        own_mS = torch.from_numpy(cases.own_negatives_MS[index] - 1)
-        found["own100"][index] = _first_rank(
-            torch.cat([scores_mV.gather(1, target_m[:, None]), scores_mV.gather(1, own_mS)], 1)
-        )
-        if view.sampled is not None:
+        if sampled:
+            own_mS = torch.from_numpy(cases.own_negatives_MS[index] - 1)
+            found["own100"][index] = _first_rank(
+                torch.cat([scores_mV.gather(1, target_m[:, None]), scores_mV.gather(1, own_mS)], 1)
+            )
+        if sampled and view.sampled is not None:
             found["all100"][index] = _first_rank(torch.from_numpy(np.array(view.sampled(part, index), np.float32)))
         if keep is not None:
             kept.setdefault(code, []).append(scores_mV.numpy())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import N_ITEMS, random_set
@@ -118,3 +119,15 @@ def test_cases_see_only_what_lies_before_the_target():
         earlier = data.single_items_NT[n, : cases.single_column_M[m]]
         assert [i for i in singles[m] if i] == (earlier[earlier > 0] + OFFSETS[cases.domain_M[m]]).tolist()
         assert data.single_items_NT[n, cases.single_column_M[m]] == cases.target_M[m]
+
+
+def test_a_gpu_gets_fewer_rectangles_and_the_same_tokens():
+    """The device decides how tokens lie among padding, not what they are."""
+    data = random_set(3, n_users=40, mean_length=9)
+    users = np.arange(data.n_users)
+    cpu, gpu = (SequenceReader(data, device).training(users) for device in ("cpu", "cuda"))
+    for one, other in ((cpu.cross, gpu.cross), (cpu.single, gpu.single)):
+        assert len(other.rectangles) < len(one.rectangles)
+        assert torch.equal(one.items_N, other.items_N) and torch.equal(one.last_R, other.last_R)
+        n_slots = sum(rows * width for rows, width in other.rectangles)
+        assert len(other.slots_N.unique()) == len(other.slots_N) and int(other.slots_N.max()) < n_slots

@@ -12,7 +12,7 @@ from small_models import random_set, small_model
 from syncrec_model import ModelConfig
 from syncrec_model.batches import SequenceReader
 from syncrec_model.mutual_information import pooled_views
-from syncrec_model.prediction import family_losses, uniform_negatives
+from syncrec_model.prediction import all_domains_losses, family_losses, uniform_negatives
 from syncrec_model.transfer import LossCorrection, transfer_gap
 
 
@@ -103,3 +103,44 @@ def test_a_domain_with_one_user_has_no_contrast():
     losses = model(batch)
     assert not losses.mim_defined_D.any() and losses.mim_D.tolist() == [0, 0, 0]
     assert pooled_views(model.views(batch.cross), model.views(batch.single), batch)[2].sum() <= 3
+
+
+def test_all_domains_at_once_is_domain_by_domain():
+    """What a GPU computes in one product: the same losses and gradients as a softmax a domain."""
+    data, model = random_set(2, n_users=30, mean_length=9), small_model(loss="softmax")
+    batch, tables = SequenceReader(data).training(np.arange(data.n_users)), model.embedding.domain_tables()
+    views = [model.views(packed).detach().requires_grad_() for packed in (batch.cross, batch.single)]
+    found = []
+    for losses in (
+        family_losses("softmax", *views, tables, batch, model.n_items_D1, model.negative_sampler),
+        all_domains_losses(*views, tables, batch, model.row_domains_V),
+    ):
+        total = losses[0].sum() + 2 * losses[1].square().sum()
+        found.append([*losses, *torch.autograd.grad(total, [*views, model.embedding.items_VC])])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-9)
+
+
+@pytest.mark.parametrize("others_only", [False, True])
+def test_mutual_information_at_once_is_domain_by_domain(others_only):
+    """Domains with many, one and no user of both views: the same losses, gradients and `defined`."""
+    data = random_set(2, n_users=30, mean_length=9)
+    users_of = [data.single_users_N[data.single_domains_N == domain] for domain in (1, 2)]
+    data = data.select(np.unique(np.concatenate([users_of[0], users_of[1][:1]])))
+    model = small_model(mim_others_only=others_only)
+    batch = SequenceReader(data).training(np.arange(data.n_users))
+    views = [model.views(packed).detach().requires_grad_() for packed in (batch.cross, batch.single)]
+    module, found = model.mutual_information, []
+    single_RC, cross_RC, has_view_R = pooled_views(*views, batch)
+    kept = torch.nonzero(has_view_R).squeeze(1)
+    domain_U = batch.single.tasks_R[kept]
+    n_domains = len(data.domains)
+    for losses_D, defined_D in (
+        module(*views, batch),
+        module.all_domains(single_RC[kept], domain_U, cross_RC[kept], domain_U, 0, n_domains),
+    ):
+        weighted = (losses_D * torch.arange(1, n_domains + 1)).sum()
+        gradients = torch.autograd.grad(weighted, [*views, module.weight_CC], retain_graph=True)
+        found.append([losses_D, defined_D.double(), *gradients])
+    for one, other in zip(*found, strict=True):
+        assert torch.isfinite(one).all() and torch.allclose(one, other, atol=1e-12)
