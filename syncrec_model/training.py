@@ -153,8 +153,9 @@ class TrainingRun:
         self.users = np.flatnonzero(train.cross_lengths_U > 0)
         self.steps_per_epoch = -(-len(self.users) // config.batch_size)
         model.negative_sampler.set_popularity(item_counts(train))
-        self.optimizer = RowAdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-        self.average = WeightAverage(model.parameters(), config.average_epochs * self.steps_per_epoch)
+        self.parameters = list(model.parameters())
+        self.optimizer = RowAdamW(self.parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+        self.average = WeightAverage(self.parameters, config.average_epochs * self.steps_per_epoch)
         self.fingerprint = fingerprint_of(model.config, config, train, valid)
         self.epochs: list[EpochReport] = []
         self.best_epoch = 0
@@ -225,8 +226,8 @@ class TrainingRun:
             losses: Losses = self.forward(batch)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
-        sum_gradients(self.model.parameters())
-        norm = clip_gradients(self.model.parameters(), config.clip_norm)
+        sum_gradients(self.parameters)
+        norm = clip_gradients(self.parameters, config.clip_norm)
         self.optimizer.step()
         self.average.update(step)
         return losses, norm

@@ -12,6 +12,7 @@ from torch import nn
 
 from syncrec_model import SequenceSet
 from syncrec_model.batches import SequenceReader
+from syncrec_model.towers import Towers
 
 
 def batch_of(data, users=None):
@@ -116,3 +117,18 @@ def test_one_or_two_domains_work_and_a_domain_may_be_absent(n_items):
 def test_bad_shapes_are_refused():
     with pytest.raises(ValueError, match="domain 'toys' has no items"):
         small_model(n_items=(6, 0))
+
+
+def test_towers_together_are_towers_one_by_one():
+    """What a GPU computes in batched products, tasks without a token among them."""
+    torch.manual_seed(0)
+    towers = Towers(4, 8, 2, 0.0).double()
+    for parameter in towers.parameters():
+        torch.nn.init.normal_(parameter)
+    x_NC, tokens_per_task = torch.randn(12, 8, dtype=torch.float64, requires_grad=True), (0, 3, 7, 2)
+    found = []
+    for y_NC in (towers(x_NC, tokens_per_task), towers.together(x_NC, tokens_per_task)):
+        learning = [x_NC, *towers.towers[1:].parameters()]
+        found.append([y_NC, *torch.autograd.grad(y_NC.square().sum(), learning)])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
