@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.quality.ablations import Ablation, ablations_of, followed
 from benchmarks.quality.bootstrap import Bootstrap, Gain, Interval, gains, macro_interval, mean_over_domains
+from benchmarks.quality.cells import Result
 from benchmarks.quality.data import STRATA, QualityData
 from benchmarks.quality.systems import (
     DEFAULT,
@@ -39,7 +40,7 @@ Values = dict[str, float]
 @dataclass(frozen=True)
 class Cost:
     """train_s: mean of a seed; train_core_s: of processor, all cores added. search_s: of all finished attempts
-    together. user_ms: to score and rank one case.
+    together. user_ms: to score and rank one case. device: of the first seed; the seconds are of seeds on its like.
     """
 
     train_s: float
@@ -48,6 +49,7 @@ class Cost:
     parameters: int
     user_ms: float
     peak_gib: float
+    device: str = "cpu"
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,8 @@ def _compare(bootstrap: Bootstrap, ours: System, rivals: list[System]) -> Compar
 
 def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
     runs = system.runs
+    device = _device(runs[0])
+    timed = [run for run in runs if _device(run) == device]
     sampled = {ranking: _measures(system, ranking) for ranking in SAMPLED}
     return SystemFigures(
         name=system.name,
@@ -148,12 +152,13 @@ def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
         strata=_strata(system),
         sampled={ranking: found for ranking, found in sampled.items() if math.isfinite(found[METRIC]["macro"])},
         cost=Cost(
-            train_s=_mean([run.figures["train_s"] for run in runs]),
-            train_core_s=_mean([run.figures["train_core_s"] for run in runs]),
+            train_s=_mean([run.figures["train_s"] for run in timed]),
+            train_core_s=_mean([run.figures["train_core_s"] for run in timed]),
             search_s=sum(trial.seconds for trial in row.trials if trial.outcome == DONE),
             parameters=int(runs[0].figures["parameters"]),
-            user_ms=_mean([run.figures["score_ms"][system.view] for run in runs]),
-            peak_gib=max(float(run.figures["peak_gib"]) for run in runs),
+            user_ms=_mean([run.figures["score_ms"][system.view] for run in timed]),
+            peak_gib=max(float(run.figures["peak_gib"]) for run in timed),
+            device=device,
         ),
         notes=tuple(dict.fromkeys(note for run in runs for note in run.figures["notes"])),
     )
@@ -170,6 +175,7 @@ def _with_needs(line: SystemFigures, row: Row, lines: Mapping[str, SystemFigures
         parameters=sum(cost.parameters for cost in costs),
         user_ms=sum(cost.user_ms for cost in costs),
         peak_gib=max(cost.peak_gib for cost in costs),
+        device="+".join(sorted({cost.device for cost in costs})),
     )
     return replace(line, cost=cost)
 
@@ -199,6 +205,10 @@ def _strata(system: System) -> dict[str, Values]:
             found[domain][stratum] = float(value)
         found["macro"][stratum] = float(mean_over_domains(values_D))
     return found
+
+
+def _device(run: Result) -> str:
+    return str(run.figures.get("device", "cpu"))  # cells of before it was kept are of a CPU
 
 
 def _mean(values: list[float]) -> float:

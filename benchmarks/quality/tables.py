@@ -140,10 +140,11 @@ def sampled_table(lines: Sequence[SystemFigures]) -> str:
 
 def cost_table(lines: Sequence[SystemFigures]) -> str:
     """Return what a system costs."""
-    head = ["row", "train s", "core s", "all trials s", "parameters", "ms a user", "peak GiB"]
+    head = ["row", "train s", "core s", "all trials s", "parameters", "ms a user", "peak GiB", "device"]
     rows = [
         [line.name, f"{line.cost.train_s:.1f}", f"{line.cost.train_core_s:.1f}", f"{line.cost.search_s:.0f}",
-         f"{line.cost.parameters:,}", f"{line.cost.user_ms:.2f}", f"{line.cost.peak_gib:.2f}"]
+         f"{line.cost.parameters:,}", f"{line.cost.user_ms:.2f}", f"{line.cost.peak_gib:.2f}",
+         line.cost.device]
         for line in lines
     ]  # fmt: skip
     return table(head, rows)
