@@ -31,8 +31,8 @@ up: setup ## start the MLflow and Airflow web pages on this machine; MLFLOW_PORT
 down: ## stop the web pages
 	@$(JOBS)/python -m jobs.pages down --config "$(CONFIG)"
 
-sql: setup ## DuckDB with all tables attached; Q=sql/queries/ntg_by_day.sql runs one query
-	@$(JOBS)/python -m jobs.query --config "$(CONFIG)" $(if $(Q),"$(Q)")
+sql: setup ## DuckDB with all tables attached; Q=sql/queries/ntg_by_day.sql runs one query, AS_OF=2024-01-29 reads that night
+	@$(JOBS)/python -m jobs.query --config "$(CONFIG)" $(if $(AS_OF),--as-of "$(AS_OF)") $(if $(Q),"$(Q)")
 
 test: setup ## all tests; TESTS=tests/dags runs some
 	@$(JOBS)/python -m pytest $(TESTS)

@@ -17,6 +17,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from jobs.errors import JobError, NothingToDo
+from jobs.machine_errors import machine_trouble
 from jobs.private import HidingFormatter, hide, private_files
 from jobs.settings import Settings, load_settings
 
@@ -114,6 +115,9 @@ def run_job(
         print(f"error: {name} {parsed.ds}: interrupted; run it again", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
+        if trouble := machine_trouble(error):
+            print(f"error: {name} {parsed.ds}: {hide(trouble)}", file=sys.stderr, flush=True)
+            return 1
         print(hide(traceback.format_exc()), end="", file=sys.stderr)
         print(
             f"error: {name} {parsed.ds}: {type(error).__name__}: {one_line(error)}",

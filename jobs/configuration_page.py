@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import re
-import sys
 import types
 from collections.abc import Iterator, Sequence
 from datetime import date
@@ -16,6 +14,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from jobs.page_command import run_page
 from jobs.settings import Settings
 from syncrec_model import ModelConfig, TrainingConfig, config
 from syncrec_model.descriptions import DESCRIPTIONS
@@ -151,18 +150,7 @@ def _toml(value: Any) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page; with --check say whether the one that is there is current."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--check", action="store_true", help="write nothing; end with 1 where the page is not current"
-    )
-    if not parser.parse_args(argv).check:
-        PAGE.write_text(page(), encoding="utf-8")
-        print(f"wrote {PAGE}")
-        return 0
-    if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == page():
-        return 0
-    print("error: docs/configuration.md is not current: python -m jobs.configuration_page", file=sys.stderr)
-    return 1
+    return run_page(PAGE, page, "jobs.configuration_page", __doc__ or "", argv)
 
 
 if __name__ == "__main__":

@@ -152,7 +152,7 @@ def orphans(
     listed = {name: list(_old_files(lakehouse.warehouse / NAMESPACE / name, old)) for name in TABLES}
     live = {local(address) for address in needs.files}
     for _, name in lakehouse.catalog.list_tables(NAMESPACE):
-        own_files = _live(lakehouse.table(name), gone.get(name, ()))
+        own_files = live_files(lakehouse.table(name), gone.get(name, ()))
         _require_below(lakehouse.warehouse / NAMESPACE, name, own_files)
         live |= own_files
     return [
@@ -189,7 +189,7 @@ def _is_live(path: Path, live: Collection[Path]) -> bool:
     return path.name.startswith(".") and path.suffix == ".crc" and path.with_name(path.name[1:-4]) in live
 
 
-def _live(table: IcebergTable, gone: Collection[int]) -> set[Path]:
+def live_files(table: IcebergTable, gone: Collection[int] = ()) -> set[Path]:
     """Every file that a table's metadata refers to: data, manifests, their lists, and metadata files themselves."""
     metadata = table.metadata
     found = {table.metadata_location, *(entry.metadata_file for entry in metadata.metadata_log)}

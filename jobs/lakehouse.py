@@ -30,8 +30,9 @@ from pyspark.sql import DataFrame, SparkSession
 from jobs.code_version import code_version
 from jobs.errors import JobError, PublishConflict
 from jobs.private import without_password
-from jobs.schemas import TABLES, Table
+from jobs.schemas import TABLES
 from jobs.settings import Settings
+from jobs.table_form import Table
 
 NAMESPACE = "syncrec"
 MAINTENANCE = "syncrec.maintenance"

@@ -20,6 +20,7 @@ from pathlib import Path
 from pyiceberg.exceptions import NoSuchNamespaceError
 
 from jobs import expiry, leftovers
+from jobs.analytics import refresh
 from jobs.command import Run, run_job
 from jobs.compaction import compact, merge_manifests
 from jobs.errors import NothingToDo
@@ -75,6 +76,8 @@ def tidy_up(run: Run, now: datetime) -> str:
     orphans = expiry.orphans(lakehouse, own, needs, now, gone if dry else {})
     _sweep(orphans, total, dry)
     _leftovers(lakehouse, run, needs, now, total)
+    if not dry:
+        refresh(run.settings)  # it names files, and some have been merged
     return total.line(dry)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyiceberg.expressions import EqualTo
 
+from jobs.analytics import analytics_file
 from jobs.lakehouse import Lakehouse
 from jobs.night_log import NightEnd
 from jobs.orchestrator import REPOSITORY
@@ -31,6 +32,7 @@ def closing_lines(
     yield f"  model            {model_text(night)}"
     yield f"  NTG per domain   {ntg_text(metrics, settings.domain_names)}"
     yield f"  query it         make sql{option} Q={FIRST_QUERY}"
+    yield f"  BI tools         {analytics_file(settings)}    (DuckDB, read only)"
     yield f"  web pages        make up{option}    (MLflow and Airflow, on this machine only)"
     yield f"  report           {settings.state / 'reports' / f'{ds}.html'}"
 

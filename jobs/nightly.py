@@ -23,9 +23,10 @@ from pyiceberg.expressions import EqualTo
 from jobs.command import Run, one_line, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
+from jobs.machine_errors import machine_trouble
 from jobs.night import Night
 from jobs.night_closing import closing_lines, failure_text
-from jobs.night_plan import DAY, Plan, due, table_days
+from jobs.night_plan import DAY, Plan, due, landing_days, table_days
 from jobs.orchestrator import airflow_environment, prepare, run_night, started
 from jobs.private import hide, private_files
 from jobs.settings import DEFAULT_CONFIG, Sample, Settings, load_settings
@@ -97,10 +98,18 @@ class Launcher:
 
     def _say_nothing_is_due(self, lakehouse: Lakehouse) -> None:
         published = table_days(lakehouse, "nights", "ds")
-        last = max([*published, self.settings.night.bootstrap_through])
+        through, landing = self.settings.night.bootstrap_through, self.settings.landing_path
+        last = max([*published, through])
+        days = landing_days(landing)
+        earlier = ""
+        if days and not published:
+            earlier = (
+                f", or let [night] bootstrap_through = {through}, by which all landing days ({days[0]} to "
+                f"{days[-1]}) are history, be an earlier day"
+            )
         print(
-            f"nothing to do: no landing day after {last} in {self.settings.landing_path}. Put the next day's files "
-            f"into a folder like {self.settings.landing_path}/{last + DAY}/ and run this again."
+            f"nothing to do: no landing day after {last} in {landing}. Put the next day's files into a folder like "
+            f"{landing}/{last + DAY}/ and run this again{earlier}."
         )
 
     def _bootstrap(self, first: date, last: date) -> None:
@@ -216,6 +225,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("error: nightly: interrupted; the same command again goes on", file=sys.stderr, flush=True)
         return 130
     except Exception as error:
+        if trouble := machine_trouble(error):
+            print(f"error: nightly: {hide(trouble)}", file=sys.stderr, flush=True)
+            return 1
         print(hide(traceback.format_exc()), end="", file=sys.stderr)
         print(f"error: nightly: {type(error).__name__}: {one_line(error)}", file=sys.stderr, flush=True)
         return 70

@@ -13,6 +13,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 
 import duckdb
@@ -20,15 +21,25 @@ from pyiceberg.exceptions import NoSuchNamespaceError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.command import one_line
+from jobs.command import one_line, parse_day
 from jobs.errors import JobError
 from jobs.lakehouse import NAMESPACE, Lakehouse
-from jobs.schemas import TABLES
+from jobs.schemas import SEQUENCES, TABLES
 from jobs.settings import Settings, load_settings
 from jobs.spark import spark_session
-from jobs.sql_views import SPARK_NAMES, in_order, sequences_night
+from jobs.sql_views import (
+    SEQUENCES_NIGHT,
+    SQL,
+    define_views,
+    header_of,
+    in_order,
+    quoted,
+    sequences_night,
+    sql_files,
+    table_select,
+)
+from jobs.time_travel import snapshots_of
 
-SQL = Path(__file__).resolve().parent.parent / "sql"
 NO_NIGHT = "no night has run yet: make nightly"
 MOST_ROWS = 10_000
 HELP = """\
@@ -42,50 +53,49 @@ Ask = Callable[[str], duckdb.DuckDBPyRelation | None]
 """Runs SQL text and gives its rows, None for a statement without rows."""
 
 
-def connect(settings: Settings) -> duckdb.DuckDBPyConnection:
+def connect(settings: Settings, as_of: date | None = None) -> duckdb.DuckDBPyConnection:
     """Open an in-memory DuckDB with every table, as committed at this moment, and every view.
+
+    as_of: as the tables were when that night was published.
 
     Raises
     ------
     JobError
-        There are no tables yet, or DuckDB's Iceberg extension is not installed.
+        There are no tables yet, DuckDB's Iceberg extension is not installed, or that night cannot be read any more.
     """
-    lakehouse = _lakehouse(settings)
+    lakehouse = open_lakehouse(settings)
+    snapshots = snapshots_of(lakehouse, as_of)
     locations = {name: lakehouse.metadata_location(name) for name in TABLES}
     connection = duckdb.connect(config={"autoinstall_known_extensions": False})
     for extension in ("avro", "iceberg"):
         connection.load_extension(str(_extension(extension)))
     connection.execute("set timezone = 'UTC'")
-    for name, location in locations.items():
-        path = location.replace("'", "''")
-        connection.execute(f"create view {name} as select * from iceberg_scan('{path}')")
-    for macro in SPARK_NAMES:
-        connection.execute(f"create macro {macro}")
-    connection.execute(f"create view sequences_night as {sequences_night(lakehouse, 'list_value')}")
-    for view in in_order(sql_files("views")):
-        connection.execute(f"create view {view.stem} as {view.read_text(encoding='utf-8')}")
+    tables = {
+        name: table_select(name, [])
+        if snapshots[name] is None
+        else f"select * from iceberg_scan({quoted(path)}, snapshot_from_id => {snapshots[name]})"
+        for name, path in locations.items()
+    }
+    define_views(connection, tables, sequences_night(lakehouse, "list_value", snapshots[SEQUENCES.name]))
     return connection
 
 
-def spark_views(spark: SparkSession, settings: Settings) -> None:
-    """Register every table, as committed at this moment, and every view as temporary views of a Spark session.
+def spark_views(spark: SparkSession, settings: Settings, as_of: date | None = None) -> None:
+    """Register every table and every view, as `connect` does, as temporary views of a Spark session.
 
     Raises
     ------
     JobError
-        There are no tables yet.
+        There are no tables yet, or that night cannot be read any more.
     """
-    lakehouse = _lakehouse(settings)
+    lakehouse = open_lakehouse(settings)
+    snapshots = snapshots_of(lakehouse, as_of)
     for name in TABLES:
-        lakehouse.read(spark, name, lakehouse.current_snapshot(name)).createOrReplaceTempView(name)
-    spark.sql(sequences_night(lakehouse, "array")).createOrReplaceTempView("sequences_night")
+        lakehouse.read(spark, name, snapshots[name]).createOrReplaceTempView(name)
+    night = sequences_night(lakehouse, "array", snapshots[SEQUENCES.name])
+    spark.sql(night).createOrReplaceTempView(SEQUENCES_NIGHT)
     for view in in_order(sql_files("views")):
         spark.sql(view.read_text(encoding="utf-8")).createOrReplaceTempView(view.stem)
-
-
-def sql_files(kind: str) -> list[Path]:
-    """The SQL files of one kind (views, queries, report) by name."""
-    return sorted((SQL / kind).glob("*.sql"))
 
 
 def find_query(name: str) -> Path:
@@ -102,7 +112,14 @@ def find_query(name: str) -> Path:
     raise JobError(f"no query '{name}'; ready are: {', '.join(file.stem for file in sql_files('queries'))}")
 
 
-def _lakehouse(settings: Settings) -> Lakehouse:
+def open_lakehouse(settings: Settings) -> Lakehouse:
+    """The tables of a project; looking creates nothing.
+
+    Raises
+    ------
+    JobError
+        There are none yet, or older jobs made them.
+    """
     if settings.catalog.uri is None and not settings.warehouse.exists():
         raise JobError(NO_NIGHT)  # looking must not create anything
     lakehouse = Lakehouse(settings)
@@ -132,15 +149,15 @@ def _extension(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _open(settings: Settings, engine: str) -> Iterator[Ask]:
+def _open(settings: Settings, engine: str, as_of: date | None) -> Iterator[Ask]:
     if engine == "duckdb":
-        with connect(settings) as connection:
+        with connect(settings, as_of) as connection:
             yield connection.sql
         return
-    _lakehouse(settings)  # a clear answer before Spark's slow start
+    open_lakehouse(settings)  # a clear answer before Spark's slow start
     with spark_session(settings, "query") as spark, duckdb.connect() as connection:
         connection.execute("set timezone = 'UTC'")
-        spark_views(spark, settings)
+        spark_views(spark, settings, as_of)
 
         def ask(text: str) -> duckdb.DuckDBPyRelation | None:
             rows = spark.sql(text).limit(MOST_ROWS).toArrow()
@@ -180,8 +197,7 @@ def _print_titles(kind: str, width: int = 0) -> None:
     files = sql_files(kind)
     width = width or max(len(file.stem) for file in files)
     for file in files:
-        title = file.read_text(encoding="utf-8").splitlines()[0].removeprefix("-- ")
-        print(f"{file.stem:{width}}  {title}")
+        print(f"{file.stem:{width}}  {header_of(file.read_text(encoding='utf-8')).title}")
 
 
 def _command(ask: Ask, line: str, most: int) -> bool:
@@ -243,11 +259,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("file", nargs="?", help="an SQL file or the name of a ready query; default: a prompt")
     parser.add_argument("--config", type=Path, help="settings file; default $SYNCREC_CONFIG, else syncrec.toml")
     parser.add_argument("--engine", choices=("duckdb", "spark"), default="duckdb", help="default: duckdb")
+    parser.add_argument(
+        "--as-of", type=parse_day, metavar="DAY", help="read the tables as the night of that day was published"
+    )
     parser.add_argument("--rows", type=int, default=60, help="print at most so many rows; default 60")
     parsed = parser.parse_args(argv)
     try:
         text = find_query(parsed.file).read_text(encoding="utf-8") if parsed.file else None
-        with _open(load_settings(parsed.config), parsed.engine) as ask:
+        with _open(load_settings(parsed.config), parsed.engine, parsed.as_of) as ask:
             code = prompt(ask, parsed.rows) if text is None else int(not _one_answer(ask, text, parsed.rows))
             sys.stdout.flush()
             return code

@@ -2,7 +2,7 @@
 
 Every number is read from the tables by SQL. A night that was not published gets its page too: what stopped it is
 what the page says first. The page goes to <state_dir>/reports/<ds>.html and, where the night's training run is
-found, to its MLflow artifacts.
+found, to its MLflow artifacts. At the end analytics.duckdb is written anew, for tools that read it.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from typing import Any
 import duckdb
 import jinja2
 
+from jobs.analytics import write_analytics
 from jobs.command import Run, one_line, run_job
 from jobs.night import write_whole
-from jobs.query import SQL, connect
+from jobs.query import connect
 from jobs.report_figures import transfer_figures
 from jobs.schemas import ROLLED_BACK, SERVED
 from jobs.settings import Settings
+from jobs.sql_views import SQL
 
 Row = dict[str, Any]
 NIGHTS_IN_FIGURES = 30
@@ -258,6 +260,7 @@ def job(run: Run) -> str:
         write_whole(folder / "index.html", render("index", nights=index_rows(connection, folder)))
     run_id = facts["night"]["run_id"] if facts["night"] else run.run_id
     attach_to_mlflow(run.settings, run.ds, run_id, file)
+    write_analytics(run.settings)
     return str(file)
 
 

@@ -26,13 +26,15 @@ from typing import Any
 import pyarrow as pa
 from pyiceberg.expressions import In
 
+from jobs.analytics import refresh
 from jobs.command import one_line, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.private import private_files
 from jobs.registry import CHAMPION, PREVIOUS, Registry
-from jobs.schemas import CANDIDATE_ARM, EXPERIMENTS, NIGHTS, ROLLED_BACK, Table
+from jobs.schemas import CANDIDATE_ARM, EXPERIMENTS, NIGHTS, ROLLED_BACK
 from jobs.settings import Settings, load_settings
+from jobs.table_form import Table
 
 log = logging.getLogger("syncrec")
 
@@ -128,6 +130,7 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
         else:
             registry.drop_alias(PREVIOUS)
         _describe(registry, plan, reason)
+        refresh(settings)
     return _words(plan, dry_run)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tomllib
 from datetime import date
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -385,6 +386,20 @@ class Settings(BaseSettings):
         return frozenset(name for name, domain in self.domains.items() if domain.repeats)
 
 
+def _in_words(found: dict[str, Any]) -> str:
+    """One wrong value: where it stands and what is wrong; an unknown name with the one that it may stand for."""
+    place = ".".join(str(part) for part in found["loc"]) or "file"
+    if found["type"] != "extra_forbidden":
+        return f"{place}: {found['msg']}"
+    name = str(found["loc"][-1])
+    meant = get_close_matches(name, _NAMES, n=1)
+    return f"{place}: there is no setting '{name}'" + (f": did you mean {meant[0]}?" if meant else "")
+
+
+_RECORDS: tuple[type[BaseModel], ...] = (Settings, ClickSource, *_Section.__subclasses__())
+_NAMES = sorted({name for kind in _RECORDS for name in kind.model_fields})
+
+
 def load_settings(path: str | Path | None = None) -> Settings:
     """Read and check the settings.
 
@@ -409,7 +424,7 @@ def load_settings(path: str | Path | None = None) -> Settings:
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        lines = [f"{'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}" for e in error.errors()]
+        lines = [_in_words(dict(found)) for found in error.errors()]
         raise JobError(f"{file}: " + "; ".join(lines)) from None
     keep_secret(settings.secrets)
     return settings

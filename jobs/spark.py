@@ -84,7 +84,11 @@ def _check_java() -> None:
     home = os.environ.get("JAVA_HOME")
     java = f"{home}/bin/java" if home else shutil.which("java")
     hint = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
-    if java is None or not shutil.which(java):
+    if home and not shutil.which(java or ""):
+        raise JobError(
+            f"Spark needs Java, and JAVA_HOME={home} holds none: point it to a Java 17 to 25, or unset it"
+        )
+    if java is None:
         raise JobError(f"Spark needs Java and none was found: {hint}")
     printed = subprocess.run([java, "-version"], capture_output=True, text=True, timeout=60).stderr
     version = printed.split('"')[1] if '"' in printed else ""

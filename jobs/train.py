@@ -83,6 +83,16 @@ def training_config(settings: Settings, warm: bool) -> TrainingConfig:
         raise JobError(f"[training] {error}") from None
 
 
+def _check_device(name: str) -> None:
+    import torch
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise JobError(
+            '[training] device = "cuda", but torch sees no CUDA GPU: give "auto" or "cpu", or install a CUDA build '
+            "of torch (nvidia-smi shows the driver)"
+        )
+
+
 def _options(section: str, options: Mapping[str, Any], places: Mapping[str, str]) -> Mapping[str, Any]:
     """The options of a section; a setting that has a place of its own is refused: two values could differ."""
     for name in options:
@@ -129,6 +139,11 @@ def _train(run: Run, fit: Fit) -> str:
         )
     model, start = _initial_model(registry, usable_champion(champion, run.ds), model_config(settings), vocabulary)
     config = training_config(settings, warm=start != "cold")
+    _check_device(config.device)
+    if len(vocabulary.domains) == 1:
+        log.warning(
+            "one domain only (%s): no other one can help or hurt it, NTG says nothing", vocabulary.domains[0]
+        )
     return _fit_and_register(run, fit, night, registry, model, start, config, vocabulary, train_set, valid_set)
 
 

@@ -82,7 +82,7 @@ def wait(
         if not lacks or waited >= timeout_seconds:
             return lacks, waited
         if lacks != told:
-            log.info("waiting for %s", "; ".join(lacks))
+            log.info("waiting for %s, at most %g minutes", "; ".join(lacks), (timeout_seconds - waited) / 60)
             told = lacks
         sleep(min(poll_seconds, timeout_seconds - waited))
 

@@ -1,4 +1,4 @@
-"""What all tests share: one Spark session, and settings of a small project in a temporary folder."""
+"""What all tests share: one Spark session, a project with filled tables, settings of a small one."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pyspark.sql import SparkSession
 
-from jobs.settings import Settings
+from jobs.settings import Settings, load_settings
 from jobs.spark import spark_session
 
 SettingsFactory = Callable[..., Settings]
@@ -91,3 +91,13 @@ def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
     os.environ.setdefault("JDK_JAVA_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")  # quick to start
     with spark_session(small, "tests") as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def planted(tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A small project whose tables are filled with the numbers of tests/sql/planted.py; read only."""
+    from tests.sql.planted import fill, write_config
+
+    settings = load_settings(write_config(tmp_path_factory.mktemp("planted")))
+    fill(settings)
+    return settings

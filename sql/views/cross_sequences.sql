@@ -1,7 +1,8 @@
 -- The cross-domain sequences of the newest night, padded as the model reads them.
 -- Grain: one user and split (train, valid, test, serve).
 -- Columns:
---   user_id, split
+--   user_id         the user
+--   split           train, valid, test or serve
 --   item_indexes    T item indexes within their domains, oldest first, 0 = padding on the left
 --   domain_codes    T domain codes, from 1 in the order of the configuration, 0 = padding
 --   times           T event times, microseconds since 1970 UTC, 0 = padding

@@ -2,12 +2,16 @@
 -- Grain: one item shown to one user at one moment. Users without lists of their own are left out:
 -- both arms show them the same.
 -- Columns:
---   experiment, share   the experiment, and the candidate's share of the users that night
---   night_ds            the night whose lists were shown
---   user_id, domain, item_id, ts
---   clicked             whether it was clicked
---   arm                 the arm that was shown
---   listed_arm          the arm that the user is in: another one than arm is a fault of serving
+--   experiment   name of the experiment
+--   share        the candidate's share of the users that night
+--   night_ds     the night whose lists were shown
+--   user_id      the user
+--   domain       domain of the item
+--   item_id      the item that was shown
+--   ts           when it was shown, UTC
+--   clicked      whether it was clicked
+--   arm          the arm that was shown
+--   listed_arm   the arm that the user is in: another one than arm is a fault of serving
 with
 
 shown as (

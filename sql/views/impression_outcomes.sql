@@ -1,7 +1,10 @@
 -- What was shown to users by the click log, and whether they clicked it.
 -- Grain: one item shown to one user at one moment, however many landing days tell of it.
 -- Columns:
---   user_id, domain, item_id, ts
+--   user_id       the user
+--   domain        domain of the item
+--   item_id       the item that was shown
+--   ts            when it was shown, UTC
 --   clicked       whether any line about it says so
 --   arm           A/B arm that was shown: as the log says, else listed_arm
 --   listed_arm    arm of the user's lists of night_ds; null: a user without lists

@@ -3,19 +3,28 @@
 -- Grain: one run and domain ('macro' is the plain mean over domains, 'min' the worst).
 -- Nights that did not train have no rows.
 -- Columns:
---   ds, run_id                          the night and its run
---   model_version                       the version trained that night
---   domain                              the domain
---   ntg_loss                            single-domain loss minus cross-domain loss, in training
---   ntg_ndcg, ntg_ndcg_low, _high       ndcg@10: cross view minus single view, 95 % interval
---   ntg_served, ntg_served_low, _high   ndcg@10: served view minus single view, 95 % interval
---   served_view                         cross, single or blend: what validation chose
---   cross_valid, _low, _high            cross view minus single view on validation
---   blend_valid, _low, _high            blend minus single view on validation
---   cases_valid                         validation cases behind the choice
---   lambda_weight                       weight (lambda) of the domain in the corrected loss
---   cases                               test cases behind ntg_ndcg
---   published                           whether this run published the night
+--   ds                 the night
+--   run_id             its run
+--   model_version      the version trained that night
+--   domain             the domain
+--   ntg_loss           single-domain loss minus cross-domain loss, in training
+--   ntg_ndcg           ndcg@10 on test: cross view minus single view
+--   ntg_ndcg_low       lower end of its 95 % interval
+--   ntg_ndcg_high      upper end of its 95 % interval
+--   ntg_served         ndcg@10 on test: served view minus single view
+--   ntg_served_low     lower end of its 95 % interval
+--   ntg_served_high    upper end of its 95 % interval
+--   served_view        cross, single or blend: what validation chose
+--   cross_valid        ndcg@10 on validation: cross view minus single view
+--   cross_valid_low    lower end of its 95 % interval
+--   cross_valid_high   upper end of its 95 % interval
+--   blend_valid        ndcg@10 on validation: blend minus single view
+--   blend_valid_low    lower end of its 95 % interval
+--   blend_valid_high   upper end of its 95 % interval
+--   cases_valid        validation cases behind the choice
+--   lambda_weight      weight (lambda) of the domain in the corrected loss
+--   cases              test cases behind ntg_ndcg
+--   published          whether this run published the night
 with
 
 trained as (

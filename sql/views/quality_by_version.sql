@@ -1,13 +1,16 @@
 -- Ranking quality of every version on the cases of every night, by full ranking inside the domain.
 -- Grain: one run, version, role, domain, split and view.
 -- Columns:
---   ds, run_id               the night and its run
+--   ds                       the night
+--   run_id                   its run
 --   model_version            registry version; 'popularity' for the baseline
 --   role                     challenger, champion or popularity
 --   domain                   the domain; 'macro' the plain mean over domains, 'min' the worst
 --   split                    valid or test
 --   view                     cross, single, blend, served; '' for popularity
---   ndcg_10, _low, _high     ndcg@10 and its 95 % bootstrap interval over users
+--   ndcg_10                  ndcg@10
+--   ndcg_10_low              lower end of its 95 % bootstrap interval over users
+--   ndcg_10_high             upper end of its 95 % bootstrap interval over users
 --   hr_10                    share of cases whose target is among the first 10
 --   mrr_10                   mean reciprocal rank, 0 beyond 10
 --   cases                    cases behind it

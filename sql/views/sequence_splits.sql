@@ -2,13 +2,17 @@
 -- Grain: one event of one split (train, valid, test, serve). valid and test hold only users with
 -- an event in their window; events from start_time on are the ones to predict there.
 -- Columns:
---   user_id, split           whose, and which
+--   user_id                  the user
+--   split                    train, valid, test or serve
 --   recency                  1 is the last event before the cut
 --   recency_in_domain        the same among the events of its domain
 --   n_events                 kept events of the user before the cut
 --   n_events_in_domain       of these, those of its domain
---   domain_code, item_index, time
---   start_time, cut_time     of the split, microseconds since 1970 UTC
+--   domain_code              domain of the event, from 1 in the order of the configuration
+--   item_index               item within its domain, as in items
+--   time                     time of the event, microseconds since 1970 UTC
+--   start_time               first time to predict in the split, microseconds since 1970 UTC
+--   cut_time                 end of the split, microseconds since 1970 UTC
 --   max_length               T, the events that a sequence shows
 with
 

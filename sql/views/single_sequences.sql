@@ -1,7 +1,9 @@
 -- The single-domain sequences of the newest night, padded as the model reads them.
 -- Grain: one user, domain and split with events.
 -- Columns:
---   user_id, domain, split
+--   user_id         the user
+--   domain          the domain
+--   split           train, valid, test or serve
 --   item_indexes    T item indexes of this domain, oldest first, 0 = padding on the left
 --   places          step of each event in the user's cross sequence, from 0; -1 = older, or padding
 --   times           T event times, microseconds since 1970 UTC, 0 = padding

@@ -5,7 +5,8 @@
 --   recency             1 is the user's newest event over all domains
 --   recency_in_domain   1 is the user's newest event in this domain
 --   ts                  time of the event, UTC
---   domain, item_id     what it was
+--   domain              domain of the item
+--   item_id             the item
 --   arrival_ds          the landing day that brought it
 with
 

@@ -150,7 +150,7 @@ def fill(settings: Settings, nights: tuple[date, ...] = (D29, D30, D31)) -> Lake
         if day in nights:
             _put_sequences(lakehouse, settings, day, first=day == nights[0])
         if day in LISTS:
-            put(lakehouse, "nights", day, [_night(day, lakehouse.current_snapshot("recommendations"))])
+            put(lakehouse, "nights", day, [_night(day, lakehouse)])
     return lakehouse
 
 
@@ -303,12 +303,13 @@ def _audit(day: date, table: str, rule: str, success: bool, checked: int, failed
     return values | {"run_id": RUNS[day], "observed": f"{failed} of {checked} rows", "ds": day}
 
 
-def _night(day: date, snapshot: int | None) -> dict[str, Any]:
+def _night(day: date, lakehouse: Lakehouse) -> dict[str, Any]:
+    pinned = ("interactions", "items", "sequences", "recommendations")
     first = day == D29
     return {
         "ds": day,
         "run_id": RUNS[day],
-        "recommendations_snapshot": snapshot,
+        **{f"{name}_snapshot": lakehouse.current_snapshot(name) for name in pinned},
         "served_version": "1" if first else "2",
         "champion_before": None if first else "1",
         "challenger": "1" if first else "2",

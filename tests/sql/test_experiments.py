@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from jobs.query import SQL, connect
+from jobs.query import connect
 from jobs.settings import Settings
+from jobs.sql_views import SQL
 
 DOMAINS, USERS = 400, 300
 """Simulated tests, as domains of one log; users an arm in each."""

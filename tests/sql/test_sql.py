@@ -11,12 +11,12 @@ from pyspark.sql import SparkSession
 
 from jobs.histories import Histories
 from jobs.lakehouse import Lakehouse
-from jobs.query import SQL, connect, spark_views, sql_files
-from jobs.schemas import TABLES
+from jobs.query import connect, spark_views
 from jobs.sequence_nights import past_nights
 from jobs.sequence_sets import latest
 from jobs.settings import Settings
 from jobs.splits import split_windows
+from jobs.sql_views import SQL, sql_files
 from syncrec_model import Vocabulary
 from tests.sql.planted import D29, D30, D31, HOSTILE, QUALITY
 
@@ -230,9 +230,3 @@ def test_the_form_of_a_file(file: Path) -> None:
     else:
         assert any(line.startswith("-- Grain:") for line in header)
         assert "-- Columns:" in header
-
-
-def test_the_docs_name_every_table_view_and_query() -> None:
-    docs = (SQL.parent / "docs" / "sql.md").read_text()
-    rows = {line.split("|")[1].strip() for line in docs.splitlines() if line.startswith("|")}
-    assert rows >= {*TABLES, *VIEWS, *(file.stem for file in QUERIES)}

@@ -1,0 +1,54 @@
+"""Errors of the machine that a person can mend: a full disk, a folder that may not be written, said in one line.
+
+The same cause comes in many forms: Python's OSError, Spark's Java trace, SQLite's words. All become one answer.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+_PATH = re.compile(r"(?<![\w.])(/[^\s'\":,;()\[\]]{2,})")
+_FULL = ("No space left on device", "disk is full", "Disk quota exceeded")
+_MEMORY = ("java.lang.OutOfMemoryError", "Cannot allocate memory", "not enough memory")
+_READ_ONLY = ("Read-only file system", "readonly database")
+
+
+def machine_trouble(error: BaseException) -> str | None:
+    """What is wrong with the machine and what to do, in one line; None where it is something else."""
+    said = _chain(error)
+    if any(words in said for words in _FULL):
+        return (
+            f"the disk is full{_at(said)}: make room (docs/runbook.md, 'The disk is full'), then run this again; "
+            "nothing was damaged"
+        )
+    if any(words in said for words in _READ_ONLY):
+        return f"the disk is mounted read only{_at(said)}: mount it for writing, then run this again"
+    if "Permission denied" in said or "Operation not permitted" in said:
+        return f"no permission{_at(said)}: run this as the user who owns it, or change its owner (chown)"
+    if isinstance(error, MemoryError) or any(words in said for words in _MEMORY):
+        return (
+            "memory ran out: close other programs, raise [spark] driver_memory if Java says so, or give the "
+            "machine more; then run this again"
+        )
+    return None
+
+
+def _chain(error: BaseException) -> str:
+    """The texts of an error and of those that it came from."""
+    texts: list[str] = []
+    seen: BaseException | None = error
+    while seen is not None and len(texts) < 10:
+        texts.append(f"{type(seen).__name__}: {seen}")
+        if isinstance(seen, OSError) and seen.filename:
+            texts[-1] = f"{seen.strerror}: '{seen.filename}'"
+        seen = seen.__cause__ or seen.__context__
+    return "\n".join(texts)
+
+
+def _at(said: str) -> str:
+    """The first path in the text that is one: Java's traces are full of words that look like paths."""
+    for found in _PATH.finditer(said):
+        if Path(found[1]).parent.is_dir() and Path(found[1]).parent != Path("/"):
+            return f" at {found[1]}"
+    return ""
