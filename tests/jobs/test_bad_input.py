@@ -209,16 +209,17 @@ def test_a_whole_ingestion_finds_the_same_and_its_audits_hold(shop: Shops, tried
 
 
 @whole_only
-def test_days_that_can_be_read_and_are_not_believed(shop: Shops, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("kinds", [AUDITED[:2], AUDITED[2:]], ids=["time", "form"])
+def test_days_that_can_be_read_and_are_not_believed(
+    shop: Shops, capsys: pytest.CaptureFixture[str], kinds: list[Stop]
+) -> None:
     one = shop()
-    for place, kind in enumerate(AUDITED):
+    for place, kind in enumerate(kinds):
         land(one.settings, FIRST + timedelta(days=place), kind.files)
-    last = FIRST + timedelta(days=len(AUDITED) - 1)
+    last = FIRST + timedelta(days=len(kinds) - 1)
     assert ingest.main(["--ds", str(last), "--since", str(FIRST)]) == 1
     said = capsys.readouterr().err
-    assert [
-        fault for n, kind in enumerate(AUDITED) for fault in stopped(kind, FIRST + timedelta(days=n), said)
-    ] == []
+    assert [fault for n, kind in enumerate(kinds) for fault in stopped(kind, FIRST + timedelta(days=n), said)] == []
     assert set(one.tables().values()) == {None}
 
 
