@@ -11,7 +11,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup nightly up down sql test test-nights test-cluster test-registry lint format docs clean distclean constraints
+.PHONY: help setup nightly up down sql test test-nights test-backfill bad-input test-cluster test-registry lint format docs clean distclean constraints
 .PHONY: env stack-test audit
 .PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data bench-score bench-score-night bench-nights
 
@@ -39,6 +39,12 @@ test: setup ## all tests; TESTS=tests/dags runs some
 
 test-nights: setup ## the whole-night test with a second night, of a champion alone: minutes
 	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night
+
+test-backfill: setup ## three nights, then past ones again: which days change, which version scores: many minutes
+	@SYNCREC_TEST_BACKFILL=1 $(JOBS)/python -m pytest tests/night/test_backfill.py
+
+bad-input: setup ## every kind of bad input through whole ingestions, and the count of kinds and outcomes: minutes
+	@SYNCREC_TEST_BAD_INPUT=1 $(JOBS)/python -m pytest tests/jobs/test_bad_input.py tests/jobs/test_bad_settings.py
 
 test-cluster: setup ## whole nights on a Spark cluster of two workers, one of them killed: minutes
 	@SYNCREC_TEST_CLUSTER=1 $(JOBS)/python -m pytest -s tests/night/test_cluster.py

@@ -6,8 +6,9 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable
+
+from syncrec_job import JobOperator, failed
 
 HERE = Path(__file__).resolve().parent.parent
 JOBS_PYTHON = os.environ.get("SYNCREC_JOBS_PYTHON") or f"{HERE}/.venv/jobs/bin/python"
@@ -36,11 +37,12 @@ with DAG(
         "retry_delay": timedelta(seconds=float(os.environ.get("SYNCREC_RETRY_SECONDS") or 120)),
         "retry_exponential_backoff": 2,
         "max_retry_delay": timedelta(minutes=30),
+        "on_failure_callback": failed,
     },
     doc_md=DOC,
     tags=["syncrec"],
 ) as dag:
-    maintain = BashOperator(
+    maintain = JobOperator(
         task_id="maintain",
         bash_command='exec "$SYNCREC_JOBS_PYTHON" -m jobs.maintain --ds="$SYNCREC_DS" --run-id="$SYNCREC_RUN_ID"',
         env={

@@ -11,9 +11,19 @@ import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from airflow.providers.standard.operators.bash import BashOperator
 from airflow.providers.standard.operators.empty import EmptyOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable, Param, TriggerRule
+from airflow.sdk import (
+    DAG,
+    Asset,
+    CronDataIntervalTimetable,
+    DeadlineAlert,
+    DeadlineReference,
+    Param,
+    SyncCallback,
+    TriggerRule,
+)
+
+from syncrec_job import JobOperator, failed
 
 HERE = Path(__file__).resolve().parent.parent
 JOBS_PYTHON = os.environ.get("SYNCREC_JOBS_PYTHON") or f"{HERE}/.venv/jobs/bin/python"
@@ -21,7 +31,12 @@ HOME = os.environ.get("SYNCREC_HOME") or str(HERE)
 CONFIG = os.environ.get("SYNCREC_CONFIG") or "syncrec.toml"
 RETRIES = int(os.environ.get("SYNCREC_RETRIES") or 2)
 RETRY_SECONDS = float(os.environ.get("SYNCREC_RETRY_SECONDS") or 120)
+DEADLINE_HOURS = float(os.environ.get("SYNCREC_DEADLINE_HOURS") or 6)  # 0: none
 GPU_QUEUE = os.environ.get("SYNCREC_GPU_QUEUE")  # e.g. "gpu" under Celery: the workers that have one
+
+INTERACTIONS = Asset(name="syncrec_interactions", uri="syncrec://tables/interactions", group="syncrec")
+SEQUENCES = Asset(name="syncrec_sequences", uri="syncrec://tables/sequences", group="syncrec")
+RECOMMENDATIONS = Asset(name="syncrec_recommendations", uri="syncrec://tables/recommendations", group="syncrec")
 
 NIGHT_DOC = """
 ### One night of SyNCRec
@@ -33,13 +48,19 @@ Turns the landing files of one day into tomorrow's recommendation tables.
   scores, the run stays green, and the report says so.
 - **Red** means: yesterday's recommendations stand (the day's events may be in). The last line of the failed task's
   log that begins with
-  `error:` says what was wrong and what to do. Mend it and clear the task: every step can be run again.
+  `error:` says what was wrong and what to do; it is also the task's exception and the alert. Mend it and clear the
+  task: every step can be run again.
+- **Late** means: not over six hours (`SYNCREC_DEADLINE_HOURS`) after it was queued, at midnight: an alert.
+- **Assets** `syncrec_interactions`, `syncrec_sequences`, `syncrec_recommendations` are updated when a night has
+  published the table; the event's `extra["ds"]` is the day. Schedule your DAG on them.
+- **Backfill**: `airflow backfill create --dag-id syncrec_nightly --from-date ... --to-date ...
+  --reprocess-behavior completed` rewrites exactly those days and moves no alias.
 """
 
 
-def step(name: str, doc: str, *, hours: float, **arguments: object) -> BashOperator:
+def step(name: str, doc: str, *, hours: float, **arguments: object) -> JobOperator:
     """One step: the job of that name, with the day and the run in its environment."""
-    return BashOperator(
+    return JobOperator(
         task_id=name,
         bash_command=f'exec "$SYNCREC_JOBS_PYTHON" -m jobs.{name} --ds="$SYNCREC_DS" --run-id="$SYNCREC_RUN_ID"',
         env={
@@ -73,7 +94,16 @@ with DAG(
         "retry_delay": timedelta(seconds=RETRY_SECONDS),
         "retry_exponential_backoff": 2,
         "max_retry_delay": timedelta(minutes=30),
+        "on_failure_callback": failed,
     },
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=DEADLINE_HOURS),
+        callback=SyncCallback("syncrec_job.late"),
+        name="the night is late",
+    )
+    if DEADLINE_HOURS
+    else None,
     params={
         "full": Param(
             False,
@@ -94,6 +124,7 @@ with DAG(
         "ingest",
         "Landing files to `interactions` and `rejected_interactions`, audited before they are published.",
         hours=3,
+        outlets=[INTERACTIONS],
     )
     ingest_clicks = step(
         "ingest_clicks",
@@ -111,6 +142,7 @@ with DAG(
         "build_sequences",
         "New `interactions` merged into the rows of their users in `sequences`, audited.",
         hours=3,
+        outlets=[SEQUENCES],
     )
     train = step(
         "train",
@@ -144,7 +176,12 @@ with DAG(
         "Top N per user and domain with the version that the gate chose, staged and audited.",
         hours=4,
     )
-    publish = step("publish", "Publishes the audited recommendations and the night in one commit each.", hours=1)
+    publish = step(
+        "publish",
+        "Publishes the audited recommendations and the night in one commit each.",
+        hours=1,
+        outlets=[RECOMMENDATIONS],
+    )
     move_alias = step(
         "move_alias",
         "Moves `champion` to the promoted version; skipped when there is none. This task decides whether the "

@@ -18,8 +18,9 @@ from jobs.arms import Split
 from jobs.schemas import ARMS, CHAMPION_ARM
 from jobs.settings import Settings
 
-FIRST_MOMENT = datetime(1970, 1, 2, tzinfo=UTC)
-"""No event is older: a time on the first day of the epoch is a missing number, not a time."""
+FIRST_MOMENT = datetime(1971, 1, 1, tzinfo=UTC)
+"""No event is older: a time on the first day of the epoch is a missing number, and seconds that are read as
+milliseconds, or milliseconds as microseconds, are times in January or February 1970."""
 MAX_ID_LENGTH = 1000
 
 

@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
+from jobs.backfill import champion_of
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.loaded_model import LoadedModel, load_version
 from jobs.night import Night
-from jobs.registry import CHAMPION, Registry, Version
+from jobs.registry import Registry, Version
 from jobs.schemas import DOMAIN_METRICS
 from jobs.sequence_sets import count_events, read_sequences, read_vocabulary
 from jobs.splits import split_windows
@@ -150,7 +151,7 @@ def evaluate(run: Run) -> str:
     rows: list[dict[str, Any]] = []
     ranked: dict[str, CaseRanks] = {}
     night.note(champion_unreadable="", champion_unknown_domains=[])
-    for role, version in _versions(registry, challenger):
+    for role, version in _versions(champion_of(lakehouse, registry, run.ds), challenger):
         try:
             loaded = load_version(registry, version.number, vocabulary)
         except JobError as error:
@@ -183,9 +184,8 @@ def evaluate(run: Run) -> str:
     return f"{len(popular)} test cases of {test_set.n_users} users; {len(rows)} metrics written"
 
 
-def _versions(registry: Registry, challenger: Version) -> Iterator[tuple[str, Version]]:
+def _versions(champion: Version | None, challenger: Version) -> Iterator[tuple[str, Version]]:
     yield "challenger", challenger
-    champion = registry.at_alias(CHAMPION)
     if champion is not None and champion.number != challenger.number:
         yield "champion", champion
 

@@ -16,12 +16,13 @@ import mlflow
 import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
+from jobs.backfill import champion_of
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.gate_rules import Decision, Facts, Figures, Gaps, decide
 from jobs.lakehouse import Lakehouse
 from jobs.night import Night
-from jobs.registry import CHAMPION, Registry, Version
+from jobs.registry import Registry, Version
 from jobs.schemas import GATE_CHECKS, ROLLED_BACK
 from jobs.settings import Settings
 
@@ -38,7 +39,8 @@ def run_gate(run: Run) -> str:
     if night.snapshot("sequences") is None:
         raise JobError("run build_sequences first: this night has no sequences")
     registry = Registry(settings)
-    champion = _champion_of(run, lakehouse, registry)
+    current = champion_of(lakehouse, registry, run.ds)
+    champion = current.number if current else None
     challenger = registry.of_night(ds, night.run_id)
     figures, gaps = _figures(run, lakehouse, night, settings)
     cause = "training failed, was skipped or was not due tonight"
@@ -53,7 +55,7 @@ def run_gate(run: Run) -> str:
         cause=cause,
         unreadable=night.get("champion_unreadable") or "",
         unknown_domains=night.get("champion_unknown_domains") or (),
-        champion_days=_age(run.ds, registry.version(champion)) if champion else None,
+        champion_days=_age(run.ds, current) if current else None,
         withdrawn=challenger.tags.get(ROLLED_BACK, "") if challenger else "",
     )
     decision = decide(facts, settings.domain_names, settings.gate)
@@ -88,18 +90,6 @@ def _write(run: Run, lakehouse: Lakehouse, night: Night, facts: Facts, decision:
     staged = lakehouse.stage_arrow(GATE_CHECKS.name, table, run.ds, night.run_id)
     day = EqualTo("ds", run.ds.isoformat())
     night.pin(GATE_CHECKS.name, lakehouse.replace(GATE_CHECKS.name, day, staged, ds=run.ds, run_id=night.run_id))
-
-
-def _champion_of(run: Run, lakehouse: Lakehouse, registry: Registry) -> str | None:
-    """The champion; in a backfill the version that served the newest night up to ds, rolled back ones apart."""
-    columns = ("ds", "served_version", "decision")
-    nights = lakehouse.read_arrow("nights", lakehouse.current_snapshot("nights"), columns=columns).to_pylist()
-    nights.sort(key=lambda row: row["ds"])
-    if any(row["ds"] > run.ds for row in nights):
-        served = [row for row in nights if row["ds"] <= run.ds and row["decision"] != ROLLED_BACK]
-        return str(served[-1]["served_version"]) if served else None
-    current = registry.at_alias(CHAMPION)
-    return current.number if current else None
 
 
 def _figures(run: Run, lakehouse: Lakehouse, night: Night, settings: Settings) -> tuple[Figures, Gaps]:

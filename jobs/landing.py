@@ -8,11 +8,12 @@ import io
 import logging
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import JobError
@@ -20,6 +21,19 @@ from jobs.settings import Source
 
 MAX_HEADER_BYTES = 1_000_000
 _PACKED = (".bz2", ".zip", ".zst", ".xz", ".lz4", ".snappy", ".deflate", ".7z", ".Z", ".lzo")
+_GZIP = b"\x1f\x8b"
+_AS_TEXT = "deliver it plain or as .gz"
+_AS_UTF8 = "deliver it as UTF-8"
+_NOT_TEXT = (
+    (rb"\xff\xfe\0\0|\0\0\xfe\xff", f"text in UTF-32; {_AS_UTF8}"),
+    (rb"\xff\xfe|\xfe\xff|(?:[^\0]\0){4}|(?:\0[^\0]){4}", f"text in UTF-16; {_AS_UTF8}"),
+    (rb"PK\x03\x04", f"a zip archive (or a spreadsheet); {_AS_TEXT}"),
+    (rb"BZh[1-9]1AY&SY", f"packed with bzip2; {_AS_TEXT}"),
+    (rb"\xfd7zXZ\0", f"packed with xz; {_AS_TEXT}"),
+    (rb"\x28\xb5\x2f\xfd", f"packed with Zstandard; {_AS_TEXT}"),
+    (rb"PAR1\x15", "Parquet; correct its name or format in [[sources]]"),
+)
+"""How files begin that are no text, whatever their names say; UTF-16 without its mark by four Latin letters."""
 _DAY = re.compile(r"^\d{4}-\d{2}-\d{2}$")
 log = logging.getLogger("syncrec")
 
@@ -51,8 +65,17 @@ def landing_days(landing: Path, first: date, last: date) -> list[date]:
     """
     if not (landing / last.isoformat()).is_dir():
         raise JobError(f"no landing folder {landing / last.isoformat()}: deliver the day or correct [landing] path")
-    named = (folder.name for folder in landing.iterdir() if folder.is_dir() and _DAY.match(folder.name))
-    return sorted(day for day in map(date.fromisoformat, named) if first <= day <= last)
+    return sorted(day for day in _days(landing) if first <= day <= last)
+
+
+def _days(landing: Path) -> Iterator[date]:
+    """The days that folders are named after; 2024-02-30 is none."""
+    for folder in landing.iterdir():
+        if _DAY.match(folder.name) and folder.is_dir():
+            try:
+                yield date.fromisoformat(folder.name)
+            except ValueError:
+                log.warning("%s is no day: the folder was left alone", folder)
 
 
 def find_files(
@@ -99,7 +122,7 @@ def find_files(
         strangers += [
             f"{day}/{file.relative_to(folder)}" for file in everything if file not in {*owners, *claimed_elsewhere}
         ]
-    wrong += [problem for file in found if (problem := _packing_problem(file))]
+    wrong += [problem for file in found if (problem := _problem(file))]
     if wrong:
         raise JobError("; ".join(wrong))
     return [file for file in found if not _is_empty(file)], strangers
@@ -110,18 +133,29 @@ def _hidden(file: Path, folder: Path) -> bool:
     return any(part.startswith((".", "_")) for part in file.relative_to(folder).parts)
 
 
-def _packing_problem(file: LandingFile) -> str | None:
+def _problem(file: LandingFile) -> str | None:
+    """What keeps a file from being read, seen by its name and its first bytes; None: nothing."""
+    try:
+        file.path.name.encode()
+    except UnicodeEncodeError:
+        return f"{file.day}/{file.path.name!a}: the file's name is not UTF-8; rename it"
     if file.source.format == "parquet":
         return None
     if file.path.suffix in _PACKED:
-        return f"{file}: {file.path.suffix} is not read; deliver it plain or as .gz"
+        return f"{file}: {file.path.suffix} is not read; {_AS_TEXT}"
     with file.path.open("rb") as start:
-        first = start.read(2)
-    if first in (b"\xff\xfe", b"\xfe\xff"):
-        return f"{file}: text in UTF-16; deliver it as UTF-8"
-    if first and file.packed != (first == b"\x1f\x8b"):
+        first = start.read(16)
+    if first and file.packed != first.startswith(_GZIP):
         return f"{file}: {'not gzip, but named .gz' if file.packed else 'gzip, but not named .gz'}; rename it"
-    return None
+    if file.packed:
+        try:
+            with _open(file) as inside:
+                first = inside.read(16)
+        except (OSError, EOFError, zlib.error):
+            return None  # count_lines says that it cannot be read to its end
+        if first.startswith(_GZIP):
+            return f"{file}: packed twice with gzip; deliver it packed once"
+    return next((f"{file}: {words}" for begin, words in _NOT_TEXT if re.match(begin, first, re.DOTALL)), None)
 
 
 def _open(file: LandingFile) -> gzip.GzipFile | io.BufferedReader:
@@ -154,9 +188,9 @@ def csv_header(file: LandingFile) -> str:
         with _open(file) as lines:
             first = re.split(rb"[\r\n]", lines.readline(MAX_HEADER_BYTES), maxsplit=1)[0]
         header = first.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise JobError(f"{file}: cannot read the header line: {error}") from None
-    source, names = file.source, parse_header(header, file.source.delimiter)
+        source, names = file.source, parse_header(header, file.source.delimiter)
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+        raise JobError(f"{file}: cannot read the header line: {error}; have it delivered again") from None
     wanted = list(source.mapped.values())
     missing = [name for name in wanted if name not in names]
     if missing:
@@ -185,9 +219,25 @@ def count_lines(files: Sequence[LandingFile]) -> int:
     return sum(_count(file) for file in files)
 
 
+def parquet_metadata(file: LandingFile) -> pq.FileMetaData:
+    """The footer of a Parquet file.
+
+    Raises
+    ------
+    JobError
+        It has none, or a damaged one.
+    """
+    try:
+        return pq.read_metadata(file.path)
+    except (pa.ArrowException, OSError) as error:
+        raise JobError(
+            f"{file}: not a Parquet file, or damaged: {error}. Have it delivered again, or correct [[sources]]"
+        ) from None
+
+
 def _count(file: LandingFile) -> int:
     if file.source.format == "parquet":
-        return int(pq.ParquetFile(file.path).metadata.num_rows)
+        return int(parquet_metadata(file).num_rows)
     lines, last = 0, b""
     try:
         with _open(file) as stream:

@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from functools import reduce
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
 from pyspark.errors import PySparkException
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.errors import JobError
-from jobs.landing import LandingFile, csv_header, parse_header
+from jobs.landing import LandingFile, csv_header, parquet_metadata, parse_header
 from jobs.settings import ClickSource, Source
 
 RAW = (
@@ -35,7 +35,14 @@ RAW_CLICKS = f"{RAW}, clicked string, arm string"
 CONTENT_LENGTH = 1000
 MAX_LINE_LENGTH = 1_000_000
 MAX_CSV_COLUMNS = 20_000  # above, Spark's CSV parser does not mark the line but throws
-_BLANKS = " \t\r\n\u00a0\ufeff"
+_BLANKS = (  # all that Unicode calls white space, and what has no width: an id of nothing else is none
+    " \t\n\v\f\r\x1c\x1d\x1e\x1f\x85\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u200b\u2028\u2029\u202f\u205f\u2060\u3000\ufeff"
+)
+_HALF_A_PAIR = (  # in JSON: \ud83d without \ude00 behind it, or the reverse
+    r"(?<!\\)(\\\\)*(\\u[dD][89aAbB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    r"|(?<!\\u[dD][89aAbB][0-9a-fA-F]{2})\\u[dD][c-fC-F])"
+)
 _MICROSECONDS = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
@@ -54,7 +61,7 @@ def read_landing(spark: SparkSession, landing: Path, files: Sequence[LandingFile
     for (source, shape), group in groupby(sorted(_shaped(files), key=_order), key=lambda file: file[:2]):
         paths = [_address(file) for _, _, file in group]
         if source.format == "parquet":
-            frames.append(_read_parquet(spark, landing, source, paths, dict(shape)))
+            frames.append(_read_parquet(spark, landing, source, paths, {name: kind for name, kind, _ in shape}))
         else:
             frames.append(_read_text(spark, landing, source, paths, shape[0] if shape else None))
     return reduce(DataFrame.unionByName, frames) if frames else spark.createDataFrame([], empty)
@@ -74,7 +81,7 @@ def readable_errors() -> Iterator[None]:
         ) from None
 
 
-Shape = tuple[object, ...]
+Shape = tuple[Any, ...]
 
 
 def _shaped(files: Sequence[LandingFile]) -> Iterator[tuple[Source, Shape, LandingFile]]:
@@ -82,7 +89,7 @@ def _shaped(files: Sequence[LandingFile]) -> Iterator[tuple[Source, Shape, Landi
     for file in files:
         shape: Shape = ()
         if file.source.format == "parquet":
-            shape = tuple(_parquet_types(file).items())
+            shape = _parquet_types(file)
         elif file.source.header:
             shape = (csv_header(file),)
         yield file.source, shape, file
@@ -172,30 +179,50 @@ def _parse_json(line: Column, source: Source) -> Column:
     objects = F.from_json(F.concat(F.lit("["), line, F.lit("]")), schema, {"mode": "PERMISSIVE"})
     record = F.get(objects, F.lit(0))
     whole = F.endswith(F.btrim(line), F.lit("}"))  # Spark forgives what follows the array's end
-    broken = objects.isNull() | (F.size(objects) != 1) | record.isNull() | ~whole
+    broken = objects.isNull() | (F.size(objects) != 1) | record.isNull() | ~whole | _half_a_pair(line)
+    for name in wanted:
+        broken = broken | _is_nested(line, name, record.getField(name))
     fields = [record.getField(name).alias(own) for own, name in _mapped(source).items()]
     return F.when(line.isNotNull(), F.struct(*fields, broken.alias("broken")))
 
 
-def _parquet_types(file: LandingFile) -> dict[str, str]:
-    """The types of the mapped columns: text, number, timestamp, timestamp_ns or date, by column."""
-    try:
-        schema: pa.Schema = pq.read_schema(file.path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise JobError(f"{file}: not a Parquet file, or damaged: {error}") from None
-    kinds = {}
+def _half_a_pair(line: Column) -> Column:
+    """Does it escape half of a surrogate pair? It would be read as '?', and other ids with it."""
+    escaped = F.contains(line, F.lit("\\ud")) | F.contains(line, F.lit("\\uD"))
+    return escaped & line.rlike(_HALF_A_PAIR)
+
+
+def _is_nested(line: Column, name: str, value: Column) -> Column:
+    """Is the value an object or an array? Spark reads one as text; only what looks like one is looked at again."""
+    quote = '"' if "'" in name else "'"
+    found = F.try_variant_get(F.try_parse_json(line), f"$[{quote}{name}{quote}]", "variant")
+    nested = F.schema_of_variant(found).rlike("^(OBJECT|ARRAY)")
+    looks = F.substring(value, 1, 1).isin("{", "[")
+    return F.when(looks, F.coalesce(nested, F.lit(True))).otherwise(F.lit(False))
+
+
+def _parquet_types(file: LandingFile) -> Shape:
+    """Of every mapped column its name, its kind (text, number, timestamp, timestamp_ns or date) and its very type.
+
+    The type is there because Spark reads files together by the types of one of them: a day that came with wider
+    numbers, or with ids as text where they were numbers, is read apart.
+    """
+    schema: pa.Schema = parquet_metadata(file).schema.to_arrow_schema()
+    shape = []
     for own, name in _mapped(file.source).items():
         if name not in schema.names:
             raise JobError(f"{file}: no column '{name}'; its columns are {', '.join(schema.names)}")
-        kinds[name] = _kind(schema.field(name).type)
-        if kinds[name] == "other":
-            raise JobError(f"{file}: column '{name}' is {schema.field(name).type}, not a single value")
-        if own == "raw_ts" and file.source.time_unit == "timestamp" and kinds[name] == "number":
+        found = schema.field(name).type
+        kind = _kind(found)
+        if kind == "other":
+            raise JobError(f"{file}: column '{name}' is {found}, not a single value")
+        if own == "raw_ts" and file.source.time_unit == "timestamp" and kind == "number":
             raise JobError(
-                f"{file}: column '{name}' holds numbers ({schema.field(name).type}) where the settings say "
+                f"{file}: column '{name}' holds numbers ({found}) where the settings say "
                 "time_unit = 'timestamp': set s, ms or us"
             )
-    return kinds
+        shape.append((name, kind, str(found)))
+    return tuple(shape)
 
 
 def _kind(found: pa.DataType) -> str:
@@ -214,7 +241,7 @@ def _kind(found: pa.DataType) -> str:
 
 
 def _read_parquet(
-    spark: SparkSession, landing: Path, source: Source, paths: Sequence[str], kinds: dict[object, object]
+    spark: SparkSession, landing: Path, source: Source, paths: Sequence[str], kinds: dict[str, str]
 ) -> DataFrame:
     frame = _read(spark, landing, "parquet", paths)
     mapped = _mapped(source)
@@ -226,18 +253,22 @@ def _read_parquet(
         fields = fields.withColumn("raw_ts", F.timestamp_micros(F.floor(F.col("raw_ts") / 1000).cast("bigint")))
     unit = "instant" if kind in ("timestamp", "timestamp_ns", "date") else source.time_unit
     content = F.to_json(F.struct(*(F.col(own).cast("string").alias(name) for own, name in mapped.items())))
-    return _shape_rows(fields, source, content, F.lit(False), unit)
+    texts = [F.col(own).cast("string") for own in mapped if own != "raw_ts"]
+    unreadable = reduce(Column.__or__, [~F.is_valid_utf8(text) for text in texts])
+    return _shape_rows(fields, source, content, F.coalesce(unreadable, F.lit(False)), unit)
 
 
 def _shape_rows(fields: DataFrame, source: Source, content: Column, broken: Column, unit: str) -> DataFrame:
     """Bring the mapped columns into the form RAW."""
     domain = _text_of("raw_domain") if source.domain_column else F.lit(source.domain)
+    ids = [F.col(own).cast("string") for own in ("raw_user_id", "raw_item_id")]
+    nul = F.coalesce(F.contains(F.concat_ws("", *ids), F.lit("\0")), F.lit(False))
     return fields.select(
         F.lit(source.name).alias("source"),
         "file",
         "arrival_ds",
         F.substring(content, 1, CONTENT_LENGTH).alias("content"),
-        broken.alias("broken"),
+        (broken | nul).alias("broken"),
         _text_of("raw_user_id").alias("user_id"),
         _text_of("raw_item_id").alias("item_id"),
         domain.alias("domain"),

@@ -177,7 +177,7 @@ class Registry:
         description: str,
         history: Sequence[Mapping[str, object]],
     ) -> Version:
-        """Log a saved model folder to a run and register it as a new version with the alias `challenger`.
+        """Log a saved model folder to a run and register it as a new version.
 
         `history` is an example of one user's events, {item_id, domain, ts}, shown on the model's page.
         """
@@ -187,9 +187,7 @@ class Registry:
         made = mlflow.register_model(info.model_uri, self.name, tags={k: str(v) for k, v in tags.items()})
         number = str(made.version)
         self.describe(number, description)
-        version = self.version(number)
-        self.challenge(version)
-        return version
+        return self.version(number)
 
     def challenge(self, version: Version) -> None:
         """Make a version the challenger, unless a later night already has one."""

@@ -13,8 +13,15 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, SettingsError
 
 from jobs.errors import JobError
 from jobs.private import keep_secret, passwords, secret_values
@@ -30,7 +37,7 @@ _NAME = r"^[A-Za-z][A-Za-z0-9_]*$"
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Night(_Section):
@@ -55,15 +62,15 @@ class Source(_Section):
     """One kind of log file and how its columns map to (user, item, domain, time)."""
 
     name: str = Field(pattern=_NAME, description="how rejects, audits and the report call it")
-    files: str = Field(description="glob inside the day folder, e.g. 'books*.csv'")
+    files: str = Field(min_length=1, description="glob inside the day folder, e.g. 'books*.csv'")
     format: Literal["csv", "jsonl", "parquet"] = Field(
         description="CSV, JSON lines or Parquet; .gz is seen by name"
     )
     domain: str | None = Field(None, description="the domain of every row of these files")
-    domain_column: str | None = Field(None, description="or: the column that names it")
-    user: str = Field(description="column of the user id")
-    item: str = Field(description="column of the item id")
-    time: str = Field(description="column of the event time")
+    domain_column: str | None = Field(None, min_length=1, description="or: the column that names it")
+    user: str = Field(min_length=1, description="column of the user id")
+    item: str = Field(min_length=1, description="column of the item id")
+    time: str = Field(min_length=1, description="column of the event time")
     time_unit: Literal["s", "ms", "us", "timestamp"] = Field(
         description="numbers since 1970 UTC in that unit; 'timestamp': ISO 8601 text or a Parquet timestamp"
     )
@@ -86,17 +93,34 @@ class Source(_Section):
             raise ValueError(f"source '{self.name}': a CSV has either header = true or a list of columns")
         if self.format != "csv" and (self.columns or self.header):
             raise ValueError(f"source '{self.name}': columns and header belong to format = 'csv'")
+        if self.delimiter in '"\r\n\0':
+            raise ValueError(f"source '{self.name}': {self.delimiter!r} cannot stand between two columns")
+        twice = {name for name in self.columns if self.columns.count(name) > 1}
+        twice |= {name for name in self.mapped.values() if list(self.mapped.values()).count(name) > 1}
+        if twice:
+            raise ValueError(f"source '{self.name}': {sorted(twice)} named more than once")
         missing = [name for name in self.mapped.values() if self.columns and name not in self.columns]
         if missing:
             raise ValueError(f"source '{self.name}': {missing} not among its columns {list(self.columns)}")
         return self
 
+    @field_validator("files")
+    @classmethod
+    def _pattern(cls, files: str) -> str:
+        if files.startswith("/") or ".." in Path(files).parts:
+            raise ValueError(f"'{files}': give a pattern of names inside the day folder, e.g. 'books*.csv'")
+        return files
+
 
 class ClickSource(Source):
     """One kind of click log: a line says that an item of a list was shown to a user, and whether it was clicked."""
 
-    clicked: str = Field(description="column that says whether it was clicked: 1, 0, true, false, yes, no")
-    arm: str | None = Field(None, description="column of the A/B arm that was shown; absent: that of the lists")
+    clicked: str = Field(
+        min_length=1, description="column that says whether it was clicked: 1, 0, true, false, yes, no"
+    )
+    arm: str | None = Field(
+        None, min_length=1, description="column of the A/B arm that was shown; absent: that of the lists"
+    )
 
     @property
     def mapped(self) -> dict[str, str]:
@@ -124,7 +148,9 @@ class Sequences(_Section):
 class Model(_Section):
     """The model's shape; any other field of syncrec_model.ModelConfig may be given under `options`."""
 
-    preset: str = Field("default", description="default, paper or released: docs/model.md#settings")
+    preset: Literal["default", "paper", "released"] = Field(
+        "default", description="default, paper or released: docs/model.md#settings"
+    )
     channels: int = Field(64, ge=1, description="C, the paper's r")
     options: dict[str, Any] = Field(default_factory=dict, description="further ModelConfig fields")
 
@@ -191,10 +217,16 @@ class Experiment(_Section):
 class Spark(_Section):
     """The Spark session. `master = 'spark://host:7077'` moves the same jobs to a cluster."""
 
-    master: str = Field("local[2]", description="local[CORES], or spark://host:7077 for a cluster")
+    master: str = Field(
+        "local[2]",
+        pattern=r"^(local(\[(\d+|\*)(, *\d+)?\])?|[a-z0-9-]+://\S+|yarn)$",
+        description="local[CORES], or spark://host:7077 for a cluster",
+    )
     shuffle_partitions: int = Field(4, ge=1, description="parts of a shuffle; on a cluster two or three a core")
     driver_memory: str = Field(
-        "3g", description="heap of the driver's JVM; with local[...] all of Spark lives in it"
+        "3g",
+        pattern=r"^[1-9]\d*[kmgtKMGT]$",
+        description="heap of the driver's JVM; with local[...] all of Spark lives in it",
     )
     java_options: str = Field("", description="options of the driver's JVM, e.g. to start short jobs faster")
     options: dict[str, str] = Field(default_factory=dict, description="further spark.* settings")
@@ -228,8 +260,10 @@ class Maintenance(_Section):
 class Catalog(_Section):
     """The Iceberg SQL catalog; PostgreSQL in production, SQLite by default."""
 
-    name: str = Field("syncrec", description="the catalog's name; other engines must give the same")
-    uri: str | None = Field(None, description="SQLAlchemy address; default sqlite in <state_dir>/warehouse")
+    name: str = Field("syncrec", min_length=1, description="the catalog's name; other engines must give the same")
+    uri: str | None = Field(
+        None, min_length=1, description="SQLAlchemy address; default sqlite in <state_dir>/warehouse"
+    )
     warehouse: str | None = Field(None, description="folder of the tables; default <state_dir>/warehouse")
 
     @field_validator("warehouse")
@@ -246,10 +280,14 @@ class Catalog(_Section):
 class MLflow(_Section):
     """Tracking server and registry."""
 
-    tracking_uri: str | None = Field(None, description="default sqlite in <state_dir>/mlflow")
-    artifact_root: str | None = Field(None, description="only for the embedded store")
-    experiment: str = Field("syncrec-nightly", description="the experiment that nights log into")
-    model_name: str = Field("syncrec", description="the registered model: models:/NAME@champion")
+    tracking_uri: str | None = Field(None, min_length=1, description="default sqlite in <state_dir>/mlflow")
+    artifact_root: str | None = Field(None, min_length=1, description="only for the embedded store")
+    experiment: str = Field("syncrec-nightly", min_length=1, description="the experiment that nights log into")
+    model_name: str = Field(
+        "syncrec",
+        pattern=_NAME[:-1].replace("_]", "_.-]") + "$",
+        description="the registered model: models:/NAME@champion",
+    )
 
 
 class Sample(_Section):
@@ -423,6 +461,8 @@ def load_settings(path: str | Path | None = None) -> Settings:
         raise JobError(f"{file} is not valid TOML: {error}") from None
     try:
         settings = Settings(**values)
+    except SettingsError as error:  # a variable that should hold JSON
+        raise JobError(f"a variable SYNCREC_... of the environment cannot be read: {error}") from None
     except ValidationError as error:
         lines = [_in_words(dict(found)) for found in error.errors()]
         raise JobError(f"{file}: " + "; ".join(lines)) from None

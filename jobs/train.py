@@ -18,6 +18,7 @@ from typing import Any
 
 import mlflow
 
+from jobs.backfill import Past, past_of
 from jobs.command import Run, run_job
 from jobs.errors import JobError, NothingToDo
 from jobs.lakehouse import Lakehouse, code_version
@@ -118,11 +119,13 @@ def _train(run: Run, fit: Fit) -> str:
     lakehouse = Lakehouse(settings)
     night = Night(run, lakehouse)
     registry = Registry(settings)
+    then = past_of(lakehouse, run.ds)
     if done := registry.of_night(ds, night.run_id):
-        registry.challenge(done)
+        if then is None:
+            registry.challenge(done)
         return f"version {done.number} of this night is registered already"
-    champion = registry.at_alias(CHAMPION)
-    check_due(settings, champion, registry.at_alias(CHALLENGER), run.ds)
+    champion = registry.at_alias(CHAMPION) if then is None else None
+    check_due(settings, champion, registry.at_alias(CHALLENGER), run.ds, then)
     vocabulary = read_vocabulary(lakehouse, night, run.ds, settings.domain_names)
     _, valid_window, _, _ = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)
     train_set, valid_set = read_sequences(run, lakehouse, night, vocabulary, "train", "valid")
@@ -144,11 +147,20 @@ def _train(run: Run, fit: Fit) -> str:
         log.warning(
             "one domain only (%s): no other one can help or hurt it, NTG says nothing", vocabulary.domains[0]
         )
-    return _fit_and_register(run, fit, night, registry, model, start, config, vocabulary, train_set, valid_set)
+    return _fit_and_register(
+        run, fit, night, registry, model, start, config, vocabulary, train_set, valid_set, then
+    )
 
 
-def check_due(settings: Settings, champion: Version | None, newest: Version | None, ds: date) -> None:
-    """Raise NothingToDo in a backfill, or when the newest version (the challenger) is younger than `every_days`."""
+def check_due(
+    settings: Settings, champion: Version | None, newest: Version | None, ds: date, then: Past | None = None
+) -> None:
+    """Raise NothingToDo where the champion of a past night scores, or the challenger is younger than `every_days`.
+
+    then: what the night's day lies before, in a backfill; without a champion on that day it is trained on.
+    """
+    if then is not None and then.champion is not None:
+        raise NothingToDo(f"backfill: version {then.champion} was champion on {ds} and scores")
     if champion is None:
         return
     serving_since = date.fromisoformat(champion.tags.get("ds", "1970-01-01"))
@@ -193,6 +205,7 @@ def _fit_and_register(
     vocabulary: Vocabulary,
     train_set: SequenceSet,
     valid_set: SequenceSet,
+    then: Past | None,
 ) -> str:
     settings, ds = run.settings, run.ds.isoformat()
     checkpoint = settings.state / "checkpoints" / f"{ds}-from-{start.replace(' ', '-')}"
@@ -232,8 +245,11 @@ def _fit_and_register(
             f"Night {ds}: events before {trained_to:%Y-%m-%d}, {start} start, epoch {result.best_epoch}.",
             [{"item_id": vocabulary.item_ids[0][0], "domain": vocabulary.domains[0], "ts": 0}],
         )
+    if then is None:  # a backfill moves no alias
+        registry.challenge(version)
     checkpoint.unlink(missing_ok=True)
-    return f"version {version.number} registered as challenger (epoch {result.best_epoch}, {start} start)"
+    role = "as challenger" if then is None else "for this past night alone"
+    return f"version {version.number} registered {role} (epoch {result.best_epoch}, {start} start)"
 
 
 def served_views(

@@ -20,10 +20,11 @@ MAINTENANCE = REPOSITORY / "dags/syncrec_maintenance.py"
 
 # Renders every task with the run id and conf of argv[2]; says for each conf of argv[3] whether the schema takes it.
 RENDER = """
-import json, runpy, sys
+import json, pathlib, runpy, sys
 from datetime import datetime, timezone
 from types import SimpleNamespace
 from airflow.sdk.definitions.param import process_params
+sys.path.insert(0, str(pathlib.Path(sys.argv[1]).parent))  # as Airflow does with its DAG folder
 dag = runpy.run_path(sys.argv[1])["dag"]
 run_id, conf = json.loads(sys.argv[2])
 day = datetime(2024, 1, 29, tzinfo=timezone.utc)

@@ -6,6 +6,8 @@ import ast
 import json
 import os
 import re
+import shlex
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,16 +29,19 @@ HEAVY = {"torch", "pyspark", "mlflow", "great_expectations", "pandas", "numpy", 
 pytestmark = pytest.mark.skipif(not ORCHESTRATOR.is_file(), reason="no orchestrator environment: run `make setup`")
 
 SHAPE = """
-import json, sys, time
+import json, pathlib, sys, time
 import airflow.sdk
 from airflow.providers.standard.operators import bash, empty
 begun = time.monotonic()
 import runpy
+sys.path.insert(0, str(pathlib.Path(sys.argv[1]).parent))  # as Airflow does with its DAG folder
 dag = runpy.run_path(sys.argv[1])["dag"]
 parsed = time.monotonic() - begun
 heavy = sorted(set(json.loads(sys.argv[2])) & set(sys.modules) - {"numpy", "pandas"})
 print("SHAPE" + json.dumps({
     "id": dag.dag_id, "parsed": parsed, "heavy": heavy, "doc": dag.doc_md, "catchup": dag.catchup,
+    "deadlines": [{"reference": d.reference.reference_name, "hours": d.interval.total_seconds() / 3600,
+                   "callback": d.callback.path} for d in dag.deadline or []],
     "max_active_runs": dag.max_active_runs, "timetable": type(dag.timetable).__name__,
     "tasks": {t.task_id: {
         "down": sorted(t.downstream_task_ids), "rule": str(t.trigger_rule), "retries": t.retries,
@@ -47,6 +52,8 @@ print("SHAPE" + json.dumps({
         "command": getattr(t, "bash_command", None), "env": getattr(t, "env", None),
         "append_env": getattr(t, "append_env", None), "cwd": getattr(t, "cwd", None),
         "skip_code": list(getattr(t, "skip_on_exit_code", [])),
+        "failed": [f"{f.__module__}.{f.__name__}" for f in t.on_failure_callback],
+        "outlets": {asset.name: asset.uri for asset in t.outlets},
     } for t in dag.tasks}}))
 """
 
@@ -124,6 +131,26 @@ def test_training_takes_the_gpu_slot_and_a_queue_only_where_one_is_named(
     assert {task["retries"] for task in with_queue["tasks"].values()} == {0}
 
 
+def test_every_task_tells_of_its_failure_and_the_night_of_its_lateness(dag: dict[str, Any], tmp_path: Path) -> None:
+    assert {tuple(task["failed"]) for task in dag["tasks"].values()} == {("syncrec_job.failed",)}
+    deadline = {"reference": "DagRunQueuedAtDeadline", "hours": 6, "callback": "syncrec_job.late"}
+    assert dag["deadlines"] == [deadline]
+    other = shape(tmp_path, SYNCREC_DEADLINE_HOURS="2.5")
+    assert other["deadlines"] == [deadline | {"hours": 2.5}]
+    assert shape(tmp_path, SYNCREC_DEADLINE_HOURS="0")["deadlines"] == []
+
+
+def test_the_tables_of_a_night_are_assets_of_the_steps_that_publish_them(dag: dict[str, Any]) -> None:
+    outlets = {name: task["outlets"] for name, task in dag["tasks"].items() if task["outlets"]}
+    assert outlets == {
+        step: {f"syncrec_{table}": f"syncrec://tables/{table}"}
+        for step, table in {
+            "ingest": "interactions", "build_sequences": "sequences", "publish": "recommendations",
+        }.items()
+    }  # fmt: skip
+    assert "syncrec_recommendations" in dag["doc"] and "backfill" in dag["doc"]
+
+
 def test_no_value_is_templated_into_a_shell_line(dag: dict[str, Any]) -> None:
     for name in (*STEPS, BESIDE):
         task = dag["tasks"][name]
@@ -186,6 +213,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[Night
         "SYNCREC_HOME": str(home),
         "STAND_IN_LOG": str(home / "calls"),
         "SYNCREC_RETRIES": "0",
+        "SYNCREC_ALERT_COMMAND": f"tee -a {shlex.quote(str(home / 'alerts'))}",
     }
     prepare(environment)
 
@@ -212,6 +240,18 @@ def test_a_failed_training_leaves_the_night_to_the_champion(
     assert any(re.match(r"\[ 4/10\] train FAILED, [\d.]+ s", line) for line in told)
     # each step got the day and the run
     (run_id,) = {call[2] for call in calls}
+    home = Path(calls[0][4])
+    alerts = (home / "alerts").read_text().splitlines()
+    assert alerts == [f"syncrec_nightly.train failed: error: train: made to fail (run {run_id}, attempt 1)"], (
+        "one line, with the cause that the job gave"
+    )
+    with sqlite3.connect(home / "state/airflow/airflow.db") as database:
+        events = database.execute(
+            "select asset.name, asset_event.extra from asset_event join asset on asset.id = asset_event.asset_id"
+        ).fetchall()
+    assert {(name, json.loads(extra)["ds"]) for name, extra in events} == {
+        (f"syncrec_{table}", "2024-02-29") for table in ("interactions", "sequences", "recommendations")
+    }, "for the DAGs downstream"
     assert _RUN_ID.match(run_id)
     for name, ds, _, arguments, folder, config in calls:
         assert ds == "2024-02-29", name

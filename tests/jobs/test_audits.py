@@ -100,7 +100,7 @@ def test_each_broken_rule_of_interactions_is_named_and_counted(spark: SparkSessi
         "domain is one of books, toys": 1,
         "ids have 1 to 1,000 characters": 3,
         "ts lies before the midnight after the arrival day": 1,
-        "ts lies on or after 1970-01-02": 1,
+        "ts lies on or after 1971-01-01": 1,
         "(user_id, item_id, domain, ts) is unique": 2,
     }
     with pytest.raises(

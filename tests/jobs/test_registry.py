@@ -39,7 +39,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
         pass
     tags = {"ds": "2024-01-05", "syncrec.run_id": "scheduled__1"}
     example = [{"item_id": "b1", "domain": "books", "ts": 0}]
-    made.log_version(run.info.run_id, folder / "model", tags, "a first version", example)
+    made.challenge(made.log_version(run.info.run_id, folder / "model", tags, "a first version", example))
     return made
 
 

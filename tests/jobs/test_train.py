@@ -57,7 +57,6 @@ def test_settings_reach_the_model_and_warm_nights_are_shorter(settings: Any) -> 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"preset": "best"}, r"\[model\].*unknown preset 'best'"),
         ({"options": {"n_expert": 3}}, r"\[model\].*n_expert"),
         ({"options": {"gate": "none"}}, r"\[model\].*gate"),
         ({"channels": 10, "options": {"n_heads": 3}}, r"\[model\].*n_heads"),

@@ -1,0 +1,86 @@
+"""The operator of a step, and what people and other DAGs hear of it: the cause of a failure, the day, alerts.
+
+A sibling of the DAG files: Airflow puts its DAG folder on the import path of every process that runs a task or a
+callback. An alert is one line; it goes to the log, and to the input of SYNCREC_ALERT_COMMAND where that is set.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from airflow.providers.standard.hooks.subprocess import SubprocessHook
+from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk.exceptions import AirflowException, AirflowSkipException
+
+ALERT_SECONDS = 60
+log = logging.getLogger("syncrec.alerts")
+
+
+class JobSubprocessHook(SubprocessHook):
+    """Remembers the line with which a job says why it failed: its last one."""
+
+    cause = ""
+
+    def run_command(self, *arguments: Any, **named: Any) -> Any:
+        """Run the command as ever."""
+        result = super().run_command(*arguments, **named)
+        self.cause = result.output if result.output.startswith("error: ") else ""
+        return result
+
+
+class JobOperator(BashOperator):
+    """One job. A failure's message is the job's `error:` line; events of its assets say which day they are of."""
+
+    @cached_property
+    def subprocess_hook(self) -> JobSubprocessHook:
+        """The hook that runs the command."""
+        return JobSubprocessHook()
+
+    def execute(self, context: Any) -> Any:
+        """Run the job."""
+        try:
+            result = super().execute(context)
+        except AirflowSkipException:
+            raise
+        except AirflowException:
+            if cause := self.subprocess_hook.cause:
+                raise AirflowException(cause) from None
+            raise
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra = {"ds": self.env["SYNCREC_DS"]}
+        return result
+
+
+def alert(text: str) -> None:
+    """Tell people; a command that cannot be run is said in the log and breaks nothing."""
+    line = " ".join(text.split())
+    log.error("%s", line)
+    if command := os.environ.get("SYNCREC_ALERT_COMMAND"):
+        try:
+            subprocess.run(shlex.split(command), input=f"{line}\n", text=True, timeout=ALERT_SECONDS, check=True)
+        except (OSError, ValueError, subprocess.SubprocessError) as error:
+            log.error("the alert command failed: %s", type(error).__name__)  # its text may hold a secret
+
+
+def failed(context: Mapping[str, Any]) -> None:
+    """Of a task that failed for good: the cause, and which run it was."""
+    task = context["task_instance"]
+    cause = context.get("exception") or "its process ended without a word: killed, or out of memory?"
+    alert(f"{task.dag_id}.{task.task_id} failed: {cause} (run {task.run_id}, attempt {task.try_number})")
+
+
+def late(context: Mapping[str, Any]) -> None:
+    """Of a night that is not over at its deadline. A backfill has none: its runs wait for each other."""
+    run = context["dag_run"]
+    if run.get("run_type") != "backfill":
+        needed = context["deadline"]["deadline_time"]
+        alert(
+            f"{run['dag_id']} is late: run {run['dag_run_id']} is {run['state']} and was needed by {needed}; "
+            "yesterday's recommendations stand until it is over"
+        )

@@ -1,0 +1,58 @@
+"""A past night run again: how it is told from tonight's, and which version was champion then.
+
+A night is past where a later one is published. It scores with the version that served then; where none did, it
+trains one on the data up to its day. It moves no alias, and no later version takes part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from jobs.lakehouse import Lakehouse
+from jobs.registry import CHAMPION, Registry, Version
+from jobs.schemas import NIGHTS, ROLLED_BACK
+
+
+@dataclass(frozen=True, kw_only=True)
+class Past:
+    """What is published later than a night's day, and the version that was champion on it; None: there was none."""
+
+    newest: date
+    champion: str | None
+
+
+def past(ds: date, nights: Sequence[Mapping[str, Any]]) -> Past | None:
+    """The past that a day lies in, None for a night that no later one follows.
+
+    nights: rows of `nights`, with ds, served_version and decision. Nights that were rolled back served nobody.
+    """
+    newest = max((row["ds"] for row in nights), default=ds)
+    if newest <= ds:
+        return None
+    served = [row for row in nights if row["ds"] <= ds and row["decision"] != ROLLED_BACK]
+    last = max(served, key=lambda row: row["ds"], default=None)
+    return Past(newest=newest, champion=str(last["served_version"]) if last else None)
+
+
+def past_of(lakehouse: Lakehouse, ds: date) -> Past | None:
+    """The past that a day lies in, as `nights` tells it."""
+    columns = ("ds", "served_version", "decision")
+    rows = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name), columns=columns)
+    return past(ds, rows.to_pylist())
+
+
+def champion_of(lakehouse: Lakehouse, registry: Registry, ds: date) -> Version | None:
+    """The champion of a night: the alias, on a past day the version that served it.
+
+    Raises
+    ------
+    JobError
+        That version is no longer in the registry.
+    """
+    then = past_of(lakehouse, ds)
+    if then is None:
+        return registry.at_alias(CHAMPION)
+    return registry.version(then.champion) if then.champion else None

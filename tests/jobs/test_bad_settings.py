@@ -1,0 +1,127 @@
+"""A wrong value of any field is refused before the night begins, by one line that names the field."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs import settings as module
+from jobs.errors import JobError
+from jobs.settings import Settings, load_settings
+from jobs.train import model_config, training_config
+from tests.conftest import SMALL
+from tests.jobs.bad_settings import Wrong, wrong_values
+
+CLICKS = {**SMALL["sources"][0], "name": "clicks", "files": "clicks*.csv", "clicked": "rating"}
+WHOLE = {**SMALL, "sources": SMALL["sources"][:1], "click_sources": (CLICKS,),
+         "experiment": {"name": "a", "candidate": "challenger"}, "sample": {}}  # fmt: skip
+ALL = list(wrong_values())
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file whose values a test gives: TOML knows no null and no objects of a kind, JSON's values are enough."""
+    path = tmp_path / "syncrec.toml"
+    path.write_text("")
+    return path
+
+
+def with_wrong(wrong: Wrong) -> dict[str, Any]:
+    values = json.loads(json.dumps(WHOLE))
+    own = values
+    for part in wrong.path[:-1]:
+        own = own[part] if isinstance(part, int) else own.setdefault(part, {})
+    if wrong.value is None:
+        own.pop(wrong.path[-1], None)
+    else:
+        own[wrong.path[-1]] = copy.deepcopy(wrong.value)
+    return values
+
+
+def test_every_wrong_value_is_refused_and_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accepted, unnamed = [], []
+    assert Settings(**WHOLE)
+    for wrong in ALL:
+        monkeypatch.setattr(module.tomllib, "loads", lambda text, wrong=wrong: with_wrong(wrong))
+        try:
+            load_settings(file)
+        except JobError as error:
+            if wrong.named not in str(error) and not re.search(r"source '\w+'", str(error)):
+                unnamed.append((wrong, str(error)))
+            assert "\n" not in str(error)
+        else:
+            accepted.append(wrong)
+    assert accepted == []
+    assert unnamed == []
+
+
+def test_every_field_was_tried() -> None:
+    tried = {wrong.path[:2] for wrong in ALL}
+    sections = {name: field.annotation for name, field in Settings.model_fields.items()}
+    assert {path[0] for path in tried} >= set(sections)
+    assert len(ALL) > 300
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "words"),
+    [
+        ("SYNCREC_TRAINING__EPOCHS", "many", "training.epochs"),
+        ("SYNCREC_NIGHT__BOOTSTRAP_THROUGH", "soon", "night.bootstrap_through"),
+        ("SYNCREC_DOMAINS", "{books", "SYNCREC_"),
+        ("SYNCREC_SOURCES", "books.csv", "SYNCREC_"),
+        ("SYNCREC_SCORING__TOPN", "5", "scoring.topn"),
+        ("SYNCREC_SPARK__MASTER", "", "spark.master"),
+    ],
+)
+def test_a_wrong_variable_is_refused_and_named(
+    monkeypatch: pytest.MonkeyPatch, file: Path, variable: str, value: str, words: str
+) -> None:
+    monkeypatch.setattr(module.tomllib, "loads", lambda text: json.loads(json.dumps(WHOLE)))
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(JobError, match=re.escape(words)):
+        load_settings(file)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"files": "/etc/*.csv"}, "inside the day folder"),
+        ({"files": "../*.csv"}, "inside the day folder"),
+        ({"delimiter": '"'}, "cannot stand between two columns"),
+        ({"delimiter": "\n"}, "cannot stand between two columns"),
+        ({"item": "user"}, "named more than once"),
+        ({"columns": ("user", "item", "time", "time")}, "named more than once"),
+        ({"user": "customer"}, "not among its columns"),
+        ({"domain_column": "shop"}, "either domain or domain_column"),
+        ({"domain": "cars"}, "has no [domains.cars]"),
+    ],
+)
+def test_values_that_contradict_each_other(
+    monkeypatch: pytest.MonkeyPatch, file: Path, changes: dict[str, Any], words: str
+) -> None:
+    values = {**WHOLE, "sources": ({**SMALL["sources"][0], **changes},)}
+    monkeypatch.setattr(module.tomllib, "loads", lambda text: values)
+    with pytest.raises(JobError, match=re.escape(words)):
+        load_settings(file)
+
+
+@pytest.mark.parametrize(
+    ("section", "options", "words"),
+    [
+        ("model", {"nonsense": 1}, "nonsense"),
+        ("model", {"channels": 3}, "give it as [model] channels instead"),
+        ("model", {"architecture": "transformer9"}, "architecture"),
+        ("training", {"nonsense": 1}, "nonsense"),
+        ("training", {"seed": 3}, "give it as [training] seed instead"),
+    ],
+)
+def test_options_that_the_model_does_not_know(section: str, options: dict[str, Any], words: str) -> None:
+    settings = Settings(**{**WHOLE, section: {"options": options}})
+    with pytest.raises(JobError, match=re.escape(words)):
+        model_config(settings)
+        training_config(settings, warm=False)

@@ -1,0 +1,214 @@
+"""Nothing at or after the cutoff, and nothing that arrived later, changes the content hash of what a night makes.
+
+The laws: rows are added, removed and changed beyond the cutoff (by time) or beyond ds (by arrival); sequences and
+their splits, vocabulary, popularity, accepted events and recommendations keep their hashes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import fields
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import settings as bounded
+from hypothesis import strategies as st
+from pyiceberg.expressions import EqualTo
+from pyspark.sql import SparkSession
+
+from jobs import command, ingest
+from jobs.command import Run
+from jobs.histories import Histories
+from jobs.landing import find_files
+from jobs.night import Night
+from jobs.readers import read_landing
+from jobs.schemas import INTERACTIONS, ITEMS, SEQUENCES
+from jobs.sequence_sets import count_events, read_vocabulary
+from jobs.settings import Settings
+from jobs.splits import micros, split_windows
+from syncrec_model import Vocabulary
+from tests.jobs.sequence_oracle import DOMAINS, N_ITEMS, Event, random_log
+from tests.jobs.test_build_sequences import D, Project
+from tests.jobs.test_score_reuse import Nights
+
+FIRST, DS = D[0], D[4]
+CUTOFF = datetime(DS.year, DS.month, DS.day, tzinfo=UTC) + timedelta(days=1)
+VOCABULARY = Vocabulary(DOMAINS, tuple([f"{d}{n}" for n in range(1, N_ITEMS + 1)] for d in DOMAINS))
+FUTURE = st.lists(
+    st.tuples(st.integers(0, 14), st.sampled_from(DOMAINS), st.integers(1, N_ITEMS), st.integers(0, 10**12)),
+    max_size=12,
+)
+
+
+def digest(*parts: Any) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        plain = np.asarray(part) if hasattr(part, "__array__") else None
+        numbers = plain is not None and plain.dtype != object  # of objects the bytes would be addresses
+        found.update(plain.tobytes() if numbers else repr(part if plain is None else plain.tolist()).encode())
+    return found.hexdigest()
+
+
+# --- splits: train, valid, test and serve, and so every metric, view and weight that is fitted on them -----
+
+
+def histories(events: list[Event]) -> Histories:
+    """Rows of `sequences` that keep every event, one a user."""
+    rows = []
+    for user in sorted({event.user for event in events}):
+        own = sorted((e for e in events if e.user == user), key=lambda e: (e.ts, e.event_id))
+        rows.append({
+            "user_id": user, "items": [e.item for e in own], "domains": [DOMAINS.index(e.domain) + 1 for e in own],
+            "times": [micros(e.ts) for e in own],
+        })  # fmt: skip
+    return Histories.of(pa.Table.from_pylist(rows, schema=SEQUENCES.arrow_schema))
+
+
+def split_digest(events: list[Event], place: int) -> str:
+    window = split_windows(CUTOFF, 1, 1)[place]
+    made = histories(events).cut(window, VOCABULARY, DOMAINS, 4)
+    return digest(*(getattr(made, field.name) for field in fields(made)))
+
+
+@bounded(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 5), place=st.integers(0, 3), future=FUTURE, keep=st.integers(0, 3))
+def test_a_split_does_not_see_what_lies_at_or_after_its_cut(
+    seed: int, place: int, future: list[tuple[int, str, int, int]], keep: int
+) -> None:
+    cut = split_windows(CUTOFF, 1, 1)[place].cut
+    log = random_log(seed, FIRST, n_days=7, n_users=10)
+    past = [e for e in log if e.ts < cut]
+    beyond = [e for n, e in enumerate(log) if e.ts >= cut and n % 4 < keep]  # some are removed
+    beyond = [e._replace(item=e.item % N_ITEMS + 1) for e in beyond]  # the others are changed
+    added = [
+        Event(f"u{user}", domain, item, cut + timedelta(microseconds=after), n, DS)
+        for n, (user, domain, item, after) in enumerate(future)
+    ]
+    assert split_digest([*past, *beyond, *added], place) == split_digest(past, place)
+    before = Event("new", "books", 1, cut - timedelta(microseconds=1), 0, DS)
+    assert split_digest([*past, before], place) != split_digest(past, place), "the hash can tell"
+
+
+# --- vocabulary and popularity -----------------------------------------------------------------------------
+
+
+class Tables(Project):
+    """A project whose items and interactions a test changes beyond a night."""
+
+    def at(self, ds: date) -> Night:
+        self.run = Run(ds=ds, run_id=f"run{next(self._runs)}", settings=self.settings, arguments=None)  # type: ignore[arg-type]
+        return Night(self.run, self.lakehouse)
+
+    def later_items(self, n: int) -> None:
+        rows = [
+            {"domain": "toys", "item_id": f"later{n}", "item_index": N_ITEMS + 1 + n,
+             "arrival_ds": DS + timedelta(days=n + 1)}
+        ]  # fmt: skip
+        files = self.lakehouse.stage_arrow(
+            "items", pa.Table.from_pylist(rows, schema=ITEMS.arrow_schema), DS, "test"
+        )
+        parent = self.lakehouse.current_snapshot("items")
+        self.lakehouse.append("items", files, parent=parent, ds=DS, run_id="test")
+
+    def replaced(self, day: date, rows: list[dict[str, Any]]) -> None:
+        table = pa.Table.from_pylist(rows, schema=INTERACTIONS.arrow_schema)
+        files = self.lakehouse.stage_arrow("interactions", table, day, "test") if rows else []
+        where = EqualTo("arrival_ds", day.isoformat())
+        self.lakehouse.replace("interactions", where, files, ds=day, run_id="test")
+
+    def known(self) -> str:
+        night = self.at(DS)
+        vocabulary = read_vocabulary(self.lakehouse, night, DS, self.settings.domain_names)
+        since = CUTOFF - timedelta(days=4)
+        until = CUTOFF - timedelta(days=1)  # what evaluate ranks popularity by: events before the test window
+        spans = [(since, CUTOFF), (since, until)]
+        counts = [count_events(self.lakehouse, night, DS, a, b, vocabulary) for a, b in spans]
+        return digest(vocabulary.domains, vocabulary.item_ids, *(np.concatenate(count) for count in counts))
+
+
+def test_vocabulary_and_popularity_do_not_see_what_arrives_later(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = random_log(4, FIRST, n_days=9, n_users=25)
+    own = Tables(settings, monkeypatch)
+    own.land(log, *D[:5])
+    before = own.known()
+    own.land(log, *D[5:9])  # added, late events among them
+    assert any(e.arrival > DS and e.ts < CUTOFF for e in log), "late ones arrive after ds"
+    own.later_items(0)
+    assert own.known() == before
+    own.land([e._replace(item=1) for e in log], D[5], D[6])  # changed
+    own.replaced(D[7], [])  # removed
+    own.later_items(1)
+    assert own.known() == before
+    own.land([e for e in log if e.user != "u0"], D[3])
+    assert own.known() != before, "what the night does know changes it: the hash can tell"
+
+
+# --- whole nights: sequences and recommendations -----------------------------------------------------------
+
+
+@pytest.fixture
+def nights(
+    spark: SparkSession,
+    settings: Callable[..., Settings],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> Nights:
+    monkeypatch.setattr(command, "start_logging", lambda: None)
+    return Nights(settings, monkeypatch, caplog, tmp_path / "models")
+
+
+def night_digest(nights: Nights) -> tuple[str, str]:
+    nights.build(DS, "--full")
+    snapshot = nights.night.snapshot("sequences")
+    rows = nights.lakehouse.read_arrow("sequences", snapshot, EqualTo("ds", DS.isoformat())).to_pylist()
+    recommended = nights.score("--full")
+    return digest(sorted(map(str, rows))), digest(recommended)
+
+
+def test_sequences_and_recommendations_do_not_see_beyond_the_night(nights: Nights) -> None:
+    log = random_log(6, FIRST, n_days=8, n_users=20)
+    nights.land(log, *D[:5])
+    before = night_digest(nights)
+    strange = [
+        Event("u1", "books", 3, CUTOFF, 11, DS),  # at the cutoff, in a file of the day itself
+        Event("u2", "toys", 4, CUTOFF + timedelta(days=400), 12, DS),
+        Event("only-later", "toys", 4, CUTOFF, 13, DS),
+        Event("u3", "books", 5, CUTOFF - timedelta(days=2), 14, D[5]),  # late: arrives after ds
+    ]
+    nights.land([*log, *strange], *D[4:8])
+    assert night_digest(nights) == before
+    nights.land([e for e in log if e.user != "u1"], DS)
+    assert night_digest(nights) != before, "what the night does know changes it: the hash can tell"
+
+
+def test_lines_of_the_future_change_no_accepted_event(
+    spark: SparkSession, settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    def accepted(name: str, *future: str) -> tuple[str, int]:
+        own = settings(state_dir=tmp_path / name)
+        folder = own.landing_path / DS.isoformat()
+        folder.mkdir(parents=True)
+        (folder / "_SUCCESS").touch()
+        now = int(CUTOFF.timestamp())
+        sound = [f"u{n % 7},i{n % 5},5,{now - 1 - n * 3_000}" for n in range(40)]
+        (folder / "books.csv").write_text("\n".join([*sound[:20], *future, *sound[20:], ""]))
+        files, _ = find_files(own.landing_path, [DS], own.sources, own.landing.marker)
+        raw = read_landing(spark, own.landing_path, files)
+        judged = raw.withColumn("reason", ingest.reject_reason(own.domain_names))
+        parts = ingest.transform(judged, spark.createDataFrame([], INTERACTIONS.spark_ddl))
+        rows = sorted(str(row) for row in parts.events.collect())
+        return digest(rows), parts.rejected.count()
+
+    clean, none = accepted("clean")
+    at = int(CUTOFF.timestamp())
+    spoilt, refused = accepted("spoilt", f"u1,i1,5,{at}", f"u1,new,5,{at + 1}", f"new,i1,5,{at + 10**8}")
+    assert (spoilt, none, refused) == (clean, 0, 3)
