@@ -141,18 +141,20 @@ def growth(seconds: Mapping[float, float]) -> float | None:
     return float(f"{np.polyfit(log_size, log_seconds, 1)[0]:.4g}")
 
 
-def keep(size: float, found: Readings, folder: Path) -> Path:
-    """Record one size as a part of its own, and the exponent of all sizes that data.json then holds.
+def keep(size: float, found: Readings, folder: Path, log: Path) -> Path:
+    """Record one size, with its log's bytes, as a part of its own, and the exponent of all sizes in data.json.
 
     So sizes can be run one by one, on the hours when a machine is quiet; running one again replaces it alone.
     """
     details = {name: [one.to_dict() for one in readings] for name, readings in found.items()}
-    path = record("data", figures_of(size, found), part=f"data.{size:g}m", details=details, folder=folder)
+    log_bytes = sum(file.stat().st_size for file in log.rglob("*.parquet"))
+    figures = figures_of(size, found) | {f"log.{size:g}m.gib": float(f"{log_bytes / 2**30:.4g}")}
+    path = record("data", figures, part=f"data.{size:g}m", details=details, folder=folder)
     seconds = recorded_seconds(path)
     exponent = growth(seconds)
-    figures = {} if exponent is None else {"full.exponent": exponent}
+    slope = {} if exponent is None else {"full.exponent": exponent}
     return record(
-        "data", figures, part="exponent", details={f"{own:g}m": seconds[own] for own in seconds}, folder=folder
+        "data", slope, part="exponent", details={f"{own:g}m": seconds[own] for own in seconds}, folder=folder
     )
 
 
@@ -248,7 +250,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"error: {size:g} million events: {error}", file=sys.stderr)
             return 1
         if not a.quick:
-            console.print(f"kept in {keep(size, found[size], a.results).name}", style="dim")
+            path = keep(size, found[size], a.results, a.folder / "logs" / f"{size:g}m")
+            console.print(f"kept in {path.name}", style="dim")
     console.print(f"T 50, five domains, {a.threads} threads; seconds of whole commands, median of {a.rounds}")
     console.print(table_of(found))
     for size, own in found.items():

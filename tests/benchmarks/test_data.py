@@ -60,15 +60,19 @@ def test_sizes_run_one_by_one_are_merged_and_one_run_again_replaces_itself_alone
         kept: dict[str, dict[str, float]] = json.loads((tmp_path / "data.json").read_text())
         return kept["figures"]
 
-    data.keep(1.0, SIZES[1.0], tmp_path)
-    data.keep(20.0, SIZES[20.0], tmp_path)
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "part.parquet").write_bytes(bytes(2**20))
+    data.keep(1.0, SIZES[1.0], tmp_path, log)
+    data.keep(20.0, SIZES[20.0], tmp_path, log)
     assert "full.exponent" not in figures(), "one size from 5 million on has no slope"
-    data.keep(5.0, SIZES[5.0], tmp_path)
+    data.keep(5.0, SIZES[5.0], tmp_path, log)
     assert figures()["full.exponent"] == 1, "from 5 million on: 20 s to 80 s"
     assert figures()["full.20m.vs_duckdb"] == 80 / 64 and figures()["full.5m.vs_duckdb"] == 2
-    data.keep(20.0, {"full": [ours(40)]}, tmp_path)
+    data.keep(20.0, {"full": [ours(40)]}, tmp_path, log)
     assert figures()["full.exponent"] == 0.5 and "incremental.20m.share_of_full" not in figures()
     assert figures()["full.5m.vs_duckdb"] == 2 and figures()["full.1m.seconds"] == 10
+    assert figures()["log.20m.gib"] == pytest.approx(2**-10, rel=1e-3)
     parts = json.loads((tmp_path / "data.json").read_text())["parts"]
     assert set(parts) == {"data.1m", "data.5m", "data.20m", "exponent"}
     assert parts["exponent"]["details"] == {"1m": 10, "5m": 20, "20m": 40}
