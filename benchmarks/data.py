@@ -1,6 +1,7 @@
 """The data plane at size: what sequences cost, beside DuckDB, RecTools and the released code.
 
     make bench-data SIZES="1 5 20 50"          (python -m benchmarks.data --sizes 1 5 20 50)
+    make bench-data SIZES=50                   one size more, merged into the same data.json
 
 Logs are generated (generated_logs.py), a size in millions of events. Every row is a process of its own whose whole
 tree is measured; rows of DuckDB and ours are compared by content. docs/benchmarks/data.md says what is in each row.
@@ -9,12 +10,13 @@ tree is measured; rows of DuckDB and ours are compared by content. docs/benchmar
 from __future__ import annotations
 
 import argparse
+import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich import box
@@ -98,25 +100,22 @@ def rival_seconds(found: Readings) -> float | None:
     return min(times, default=None)
 
 
-def figures_of(sizes: Mapping[float, Readings]) -> dict[str, float]:
-    """Return the figures to keep, flat; rows that failed and sizes that did not run keep none."""
+def figures_of(size: float, found: Readings) -> dict[str, float]:
+    """Return the figures of one size to keep, flat; rows that failed keep none."""
     kept: dict[str, float] = {}
-    for size, found in sizes.items():
-        for name, readings in found.items():
-            one = typical(readings)
-            if not one.cost.failed:
-                prefix = f"{name.split('.')[0]}.{size:g}m." + "".join(f"{part}." for part in name.split(".")[1:])
-                kept |= {prefix + key: value for key, value in _row_figures(one).items()}
-        full = seconds_of(found, "full")
-        for figure, other, upside_down in (
-            ("full.{}m.vs_duckdb", rival_seconds(found), False),
-            ("incremental.{}m.share_of_full", seconds_of(found, "incremental"), True),
-            ("full.{}m.vs_no_heavy_user", seconds_of(found, "lighter"), False),
-        ):
-            if full is not None and other is not None:
-                kept[figure.format(f"{size:g}")] = other / full if upside_down else full / other
-    if (exponent := growth(sizes)) is not None:
-        kept["full.exponent"] = exponent
+    for name, readings in found.items():
+        one = typical(readings)
+        if not one.cost.failed:
+            prefix = f"{name.split('.')[0]}.{size:g}m." + "".join(f"{part}." for part in name.split(".")[1:])
+            kept |= {prefix + key: value for key, value in _row_figures(one).items()}
+    full = seconds_of(found, "full")
+    for figure, other, upside_down in (
+        ("full.{}m.vs_duckdb", rival_seconds(found), False),
+        ("incremental.{}m.share_of_full", seconds_of(found, "incremental"), True),
+        ("full.{}m.vs_no_heavy_user", seconds_of(found, "lighter"), False),
+    ):
+        if full is not None and other is not None:
+            kept[figure.format(f"{size:g}")] = other / full if upside_down else full / other
     return {name: float(f"{value:.4g}") for name, value in kept.items()}
 
 
@@ -133,14 +132,37 @@ def _row_figures(one: Reading) -> dict[str, float]:
     return kept
 
 
-def growth(sizes: Mapping[float, Readings]) -> float | None:
+def growth(seconds: Mapping[float, float]) -> float | None:
     """The exponent of growth of the full build's time: the slope of log time over log events."""
-    points = [(size, seconds_of(found, "full")) for size, found in sizes.items() if size >= EXPONENT_FROM]
-    known = [(size, seconds) for size, seconds in points if seconds is not None]
+    known = [(size, own) for size, own in seconds.items() if size >= EXPONENT_FROM]
     if len(known) < 2:
         return None
     log_size, log_seconds = np.log(np.array(known)).T
-    return float(np.polyfit(log_size, log_seconds, 1)[0])
+    return float(f"{np.polyfit(log_size, log_seconds, 1)[0]:.4g}")
+
+
+def keep(size: float, found: Readings, folder: Path, log: Path) -> Path:
+    """Record one size, with its log's bytes, as a part of its own, and the exponent of all sizes in data.json.
+
+    So sizes can be run one by one, on the hours when a machine is quiet; running one again replaces it alone.
+    """
+    details = {name: [one.to_dict() for one in readings] for name, readings in found.items()}
+    log_bytes = sum(file.stat().st_size for file in log.rglob("*.parquet"))
+    figures = figures_of(size, found) | {f"log.{size:g}m.gib": float(f"{log_bytes / 2**30:.4g}")}
+    path = record("data", figures, part=f"data.{size:g}m", details=details, folder=folder)
+    seconds = recorded_seconds(path)
+    exponent = growth(seconds)
+    slope = {} if exponent is None else {"full.exponent": exponent}
+    return record(
+        "data", slope, part="exponent", details={f"{own:g}m": seconds[own] for own in seconds}, folder=folder
+    )
+
+
+def recorded_seconds(path: Path) -> dict[float, float]:
+    """The full build's seconds that a results file holds, by millions of events."""
+    figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    found = {name: re.fullmatch(r"full\.([0-9.e+-]+)m\.seconds", name) for name in figures}
+    return dict(sorted((float(hit[1]), figures[name]) for name, hit in found.items() if hit))
 
 
 def table_of(sizes: Mapping[float, Readings]) -> Table:
@@ -172,14 +194,6 @@ def table_of(sizes: Mapping[float, Readings]) -> Table:
 
 def _sameness(same: bool | None) -> str:
     return "" if same is None else "the same" if same else "NOT THE SAME"
-
-
-def details_of(sizes: Mapping[float, Readings]) -> dict[str, Any]:
-    """Every reading, as JSON holds it."""
-    return {
-        f"{size:g}m": {name: [one.to_dict() for one in readings] for name, readings in found.items()}
-        for size, found in sizes.items()
-    }
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -235,14 +249,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (RuntimeError, ValueError) as error:
             print(f"error: {size:g} million events: {error}", file=sys.stderr)
             return 1
+        if not a.quick:
+            path = keep(size, found[size], a.results, a.folder / "logs" / f"{size:g}m")
+            console.print(f"kept in {path.name}", style="dim")
     console.print(f"T 50, five domains, {a.threads} threads; seconds of whole commands, median of {a.rounds}")
     console.print(table_of(found))
-    for name, value in figures_of(found).items():
-        if name.endswith(("vs_duckdb", "share_of_full", "vs_no_heavy_user", "exponent")):
-            console.print(f"{name} = {value:g}", highlight=False)
-    if not a.quick:
-        path = record("data", figures_of(found), part="data", details=details_of(found), folder=a.results)
-        console.print(f"kept in {path.name}")
+    for size, own in found.items():
+        for name, value in figures_of(size, own).items():
+            if name.endswith(("vs_duckdb", "share_of_full", "vs_no_heavy_user")):
+                console.print(f"{name} = {value:g}", highlight=False)
+    seconds = {size: own for size in found if (own := seconds_of(found[size], "full")) is not None}
+    exponent = growth(seconds if a.quick else recorded_seconds(a.results / "data.json"))
+    if exponent is not None:
+        console.print(f"full.exponent = {exponent:g}, of all recorded sizes", highlight=False)
     ours = [one for rows in found.values() for name in ("full", "incremental") for one in rows.get(name, [])]
     return 1 if any(one.cost.failed or one.same is False for one in ours) else 0
 

@@ -24,7 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -249,8 +249,8 @@ def _run(settings: Any, ds: date, full: bool) -> Any:
     return Run(ds=ds, run_id=RUN, settings=settings, arguments=argparse.Namespace(full=full))
 
 
-def content_of(a: argparse.Namespace, ds: date) -> tuple[int, int]:
-    """Rows and a hash of what is staged for a night, whatever the order of the rows."""
+def content_of(a: argparse.Namespace, ds: date) -> tuple[tuple[int, int], int]:
+    """Rows and a hash of what is staged for a night, whatever the order of the rows; and the bytes of its files."""
     import duckdb
 
     from jobs.lakehouse import Lakehouse
@@ -260,7 +260,7 @@ def content_of(a: argparse.Namespace, ds: date) -> tuple[int, int]:
     files = Night(_run(settings, ds, full=False), Lakehouse(settings)).get("recommendations_staged")
     found = duckdb.execute("select count(*), bit_xor(hash(r)) from read_parquet(?) r", [files]).fetchone()
     assert found is not None
-    return found[0], found[1]
+    return (found[0], found[1]), sum(Path(file.removeprefix("file://")).stat().st_size for file in files)
 
 
 # --- the command ------------------------------------------------------------------------------------------
@@ -302,7 +302,8 @@ def main() -> None:
             for row, ds in NIGHTS.items():
                 readings[row].append(measure(a, row))
                 if row != "kernel":
-                    hashes[row] = content_of(a, ds)
+                    hashes[row], size = content_of(a, ds)
+                    readings[row][-1]["bytes"] = size
                 print(f"round {number + 1}: {row} {readings[row][-1]['seconds']:.1f} s", flush=True)
             if hashes["all"] != hashes["changed"]:
                 raise SystemExit(f"the copied lists are not those scored anew: {hashes}")
@@ -311,18 +312,23 @@ def main() -> None:
         for row, found in readings.items()
     }
     show(a, medians)
-    kernel, job = medians["kernel"]["seconds"], medians["job"]
-    figures = {
-        "spark.overhead": job["seconds"] / kernel - 1,
-        "spark.overhead.with_session": (job["seconds"] + job["session"]) / kernel - 1,
-        "spark.peak_gib": job["peak_gib"],
-        "reuse.1pct.share": medians["changed"]["seconds"] / medians["all"]["seconds"],
-    }
     details = {
         "readings": readings,
         **{name: getattr(a, name) for name in ("users", "items", "top_n", "changed", "threads")},
     }
-    record("score", figures, part="spark", details=details, folder=a.results)
+    record("score", figures_of(a.changed, medians), part="spark", details=details, folder=a.results)
+
+
+def figures_of(changed: float, medians: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    """Return the figures to keep, from medians by row; `changed`: the share of the users that changed."""
+    kernel, job = medians["kernel"]["seconds"], medians["job"]
+    return {
+        "spark.overhead": job["seconds"] / kernel - 1,
+        "spark.overhead.with_session": (job["seconds"] + job["session"]) / kernel - 1,
+        "spark.peak_gib": job["peak_gib"],
+        "spark.bytes_a_row": job["bytes"] / job["rows"],
+        f"reuse.{100 * changed:g}pct.share": medians["changed"]["seconds"] / medians["all"]["seconds"],
+    }
 
 
 def show(a: argparse.Namespace, medians: dict[str, dict[str, float]]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
+from jobs.class_archive import archive_options
 from jobs.errors import JobError
 from jobs.private import umask
 from jobs.settings import Settings
@@ -29,11 +30,12 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     if (running := SparkSession.getActiveSession()) is not None:
         yield running
         return
-    _check_java()
+    java, version = find_java()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     scratch = settings.state / "spark"
     scratch.mkdir(parents=True, exist_ok=True)
+    options = [f"-Dlog4j2.configurationFile={_quiet_log4j(scratch)}", *archive_options(java, version)]
     builder = (
         SparkSession.builder.master(settings.spark.master)
         .appName(f"syncrec {name}")
@@ -51,7 +53,9 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         .config("spark.log.level", "ERROR")
         .config(
             "spark.driver.extraJavaOptions",
-            f'"-Dlog4j2.configurationFile={_quiet_log4j(scratch)}" {settings.spark.java_options}'.strip(),
+            " ".join(
+                [*map(_quoted, options), settings.spark.java_options]
+            ).strip(),  # the user's win: they come last
         )
     )
     if settings.spark.master.startswith("local"):
@@ -80,7 +84,18 @@ def _quiet_log4j(folder: Path) -> Path:
     return file
 
 
-def _check_java() -> None:
+def _quoted(option: str) -> str:
+    return f'"{option}"'
+
+
+def find_java() -> tuple[str, str]:
+    """Find the Java that Spark will run: the program, and what it says of its version.
+
+    Raises
+    ------
+    JobError
+        There is none, or one older than 17.
+    """
     home = os.environ.get("JAVA_HOME")
     java = f"{home}/bin/java" if home else shutil.which("java")
     hint = "install Java 17 (Debian: apt-get install openjdk-17-jre-headless) or set JAVA_HOME"
@@ -94,3 +109,4 @@ def _check_java() -> None:
     version = printed.split('"')[1] if '"' in printed else ""
     if version and int(version.split(".")[0]) < 17:
         raise JobError(f"Spark needs Java 17 or newer, {java} is {version}: {hint}")
+    return java, printed

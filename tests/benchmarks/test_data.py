@@ -43,18 +43,39 @@ SIZES = {
 
 
 def test_figures_are_ratios_of_medians_and_failures_give_none() -> None:
-    figures = data.figures_of(SIZES)
+    figures = {name: value for size, found in SIZES.items() for name, value in data.figures_of(size, found).items()}
     assert figures["full.20m.seconds"] == 80 and figures["full.20m.vs_duckdb"] == 80 / 64
     assert figures["full.5m.vs_duckdb"] == 2, "the faster form is the rival"
     assert figures["incremental.20m.share_of_full"] == 0.1 and figures["incremental.20m.peak_gib"] == 3
     assert figures["full.20m.vs_no_heavy_user"] == pytest.approx(80 / 78, rel=1e-3)
-    assert figures["full.exponent"] == 1, "sizes from 5 million on"
     assert figures["duckdb.20m.separate.seconds"] == 64 and figures["full.5m.same_as_duckdb"] == 1
     assert figures["full.20m.shuffle_gib"] == 1 and figures["full.20m.output_gib"] == 0.5
     assert not [name for name in figures if name.startswith(("rectools", "duckdb.20m.derived"))]
     assert not [name for name in figures if ".50m." in name] and "full.1m.vs_duckdb" not in figures
     assert all(math.isfinite(value) for value in figures.values())
-    assert "full.exponent" not in data.figures_of({5.0: SIZES[5.0], 1.0: SIZES[1.0]})
+
+
+def test_sizes_run_one_by_one_are_merged_and_one_run_again_replaces_itself_alone(tmp_path: Path) -> None:
+    def figures() -> dict[str, float]:
+        kept: dict[str, dict[str, float]] = json.loads((tmp_path / "data.json").read_text())
+        return kept["figures"]
+
+    log = tmp_path / "log"
+    log.mkdir()
+    (log / "part.parquet").write_bytes(bytes(2**20))
+    data.keep(1.0, SIZES[1.0], tmp_path, log)
+    data.keep(20.0, SIZES[20.0], tmp_path, log)
+    assert "full.exponent" not in figures(), "one size from 5 million on has no slope"
+    data.keep(5.0, SIZES[5.0], tmp_path, log)
+    assert figures()["full.exponent"] == 1, "from 5 million on: 20 s to 80 s"
+    assert figures()["full.20m.vs_duckdb"] == 80 / 64 and figures()["full.5m.vs_duckdb"] == 2
+    data.keep(20.0, {"full": [ours(40)]}, tmp_path, log)
+    assert figures()["full.exponent"] == 0.5 and "incremental.20m.share_of_full" not in figures()
+    assert figures()["full.5m.vs_duckdb"] == 2 and figures()["full.1m.seconds"] == 10
+    assert figures()["log.20m.gib"] == pytest.approx(2**-10, rel=1e-3)
+    parts = json.loads((tmp_path / "data.json").read_text())["parts"]
+    assert set(parts) == {"data.1m", "data.5m", "data.20m", "exponent"}
+    assert parts["exponent"]["details"] == {"1m": 10, "5m": 20, "20m": 40}
 
 
 def test_a_failed_reading_fails_the_row() -> None:
@@ -154,7 +175,7 @@ def test_a_small_run_builds_compares_and_records(tmp_path: Path, capsys: pytest.
     kept = json.loads((tmp_path / "data.json").read_text())
     assert kept["figures"]["full.0.02m.same_as_duckdb"] == kept["figures"]["incremental.0.02m.same_as_duckdb"] == 1
     assert kept["figures"]["full.0.02m.shuffle_gib"] > 0 and kept["figures"]["full.0.02m.output_gib"] > 0
-    details = kept["parts"]["data"]["details"]["0.02m"]
+    details = kept["parts"]["data.0.02m"]["details"]
     assert details["incremental"][0]["note"] == "incremental build" and set(details) == set(rows)
     assert "incremental.0.02m.share_of_full" in capsys.readouterr().out
     assert not (tmp_path / "scratch").exists()
