@@ -28,7 +28,7 @@ from jobs.landing import LandingFile, csv_header, find_files
 from jobs.machine_errors import machine_trouble
 from jobs.readers import _parquet_types
 from jobs.settings import load_settings
-from jobs.spark import _check_java
+from jobs.spark import find_java
 from jobs.train import _check_device, training_config
 
 CONFIG = """
@@ -185,10 +185,10 @@ def test_no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(JobError, match="needs Java and none was found: install Java 17"):
-        _check_java()
+        find_java()
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(JobError, match=f"JAVA_HOME={tmp_path} holds none"):
-        _check_java()
+        find_java()
 
 
 def test_a_port_in_use() -> None:
