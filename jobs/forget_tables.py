@@ -11,7 +11,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -147,7 +146,7 @@ class TableSearch:
         held = [file for file in files if self._count(name, local(file.file_path), live=True)]
         if not held:
             return
-        folder = self.lakehouse.stage_folder(name, datetime.now(UTC).date(), RUN)
+        folder = self.lakehouse.stage_folder(name, self.settings.night.bootstrap_through, RUN)
         folder.mkdir(parents=True)
         added = list(self._written(table, name, held, folder))
         with (

@@ -16,9 +16,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 from pyiceberg.expressions import EqualTo
 
+from jobs.analytics import analytics_file
 from jobs.lakehouse import Lakehouse
 from jobs.night_log import STEPS
 from jobs.night_plan import table_days
@@ -170,6 +172,14 @@ def test_nobody_else_may_look_into_it(project: Project) -> None:
     assert project.settings.state.stat().st_mode & 0o077 == 0
     tables = [path for path in project.settings.warehouse.rglob("*") if path.stat().st_mode & 0o077]
     assert tables == []
+
+
+def test_the_newest_night_is_in_analytics_for_tools_that_read_duckdb(project: Project) -> None:
+    with duckdb.connect(str(analytics_file(project.settings)), read_only=True) as connection:
+        found = connection.sql("select max(ds), count(*) from latest_recommendations").fetchone()
+        audited = connection.sql("select count(*) from audits where ds = (select max(ds) from nights)").fetchone()
+    assert found == (NIGHTS[-1], len(project.rows("recommendations", NIGHTS[-1])))
+    assert audited != (0,)
 
 
 def test_each_night_has_its_page(project: Project) -> None:
