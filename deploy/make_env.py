@@ -36,6 +36,8 @@ EXECUTOR_MEMORY=1g
 # With a GPU: take the signs of comment away, and `train` runs on the GPU worker.
 #COMPOSE_PROFILES=gpu
 #GPU_QUEUE=gpu
+#ALERT_COMMAND=mail -s syncrec oncall@shop.example
+#DEADLINE_HOURS=6
 """
 
 
