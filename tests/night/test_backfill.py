@@ -148,7 +148,7 @@ def test_late_events_outlive_an_arrival_day_that_is_run_again(project: Project) 
     # The day it arrived on, the day it happened on, and the day it arrived on once more.
     for ds in (LAST, FIRST, LAST):
         done = subprocess.run(
-            [sys.executable, "-m", "jobs.ingest", "--ds", str(ds), "--config", str(project.config), "--run-id", "x"],
+            [sys.executable, "-m", "jobs.ingest", f"--ds={ds}", f"--config={project.config}", "--run-id=again"],
             cwd=REPOSITORY, env=os.environ | TINY, capture_output=True, text=True, timeout=600,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-2000:]
