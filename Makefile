@@ -44,7 +44,8 @@ test-backfill: setup ## three nights, then past ones again: which days change, w
 	@SYNCREC_TEST_BACKFILL=1 $(JOBS)/python -m pytest tests/night/test_backfill.py
 
 bad-input: setup ## every kind of bad input through whole ingestions, and the count of kinds and outcomes: minutes
-	@SYNCREC_TEST_BAD_INPUT=1 $(JOBS)/python -m pytest tests/jobs/test_bad_input.py tests/jobs/test_bad_settings.py
+	@SYNCREC_TEST_BAD_INPUT=1 $(JOBS)/python -m pytest tests/jobs/test_bad_input.py tests/jobs/test_bad_settings.py \
+	    tests/jobs/test_readers_fuzz.py tests/jobs/test_giant_user.py
 
 test-cluster: setup ## whole nights on a Spark cluster of two workers, one of them killed: minutes
 	@SYNCREC_TEST_CLUSTER=1 $(JOBS)/python -m pytest -s tests/night/test_cluster.py

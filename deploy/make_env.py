@@ -36,6 +36,9 @@ EXECUTOR_MEMORY=1g
 # With a GPU: take the signs of comment away, and `train` runs on the GPU worker.
 #COMPOSE_PROFILES=gpu
 #GPU_QUEUE=gpu
+# Who hears of a failed task and of a late night, and when a night is late (docs/operating.md).
+#ALERT_COMMAND=mail -s syncrec oncall@shop.example
+#DEADLINE_HOURS=6
 """
 
 

@@ -17,6 +17,7 @@ import pytest
 from pyspark.sql import Row, SparkSession
 from pyspark.sql import functions as F
 
+from benchmarks.record import record
 from jobs import command, ingest
 from jobs.ingest_checks import Account, check_accounting, count_reasons
 from jobs.lakehouse import Lakehouse
@@ -261,3 +262,6 @@ def test_the_count_of_kinds(tried: Tried, capsys: pytest.CaptureFixture[str]) ->
     with capsys.disabled():
         print(f"\nbad input: {bad_input_page.in_words(counts)}; {unaccounted} of {lines:,} lines unaccounted for")
     assert unaccounted == 0 and counts["kinds"] >= 80
+    if WHOLE:
+        figures = {"bad_inputs": counts["kinds"], "bad_inputs_unaccounted": unaccounted}
+        record("chaos", figures, part="bad_inputs", details={**counts, "lines": lines})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from datetime import date
@@ -22,6 +23,7 @@ from jobs.readers import read_landing
 from jobs.schemas import INTERACTIONS
 from jobs.settings import Settings
 
+WHOLE = bool(os.environ.get("SYNCREC_TEST_BAD_INPUT"))  # make bad-input
 DAY = date(2024, 1, 5)
 SOUND = {
     "books.csv": b"u,i,5,1704456000",
@@ -51,7 +53,7 @@ FILES = st.fixed_dictionaries(
 
 
 @bounded(
-    max_examples=4, deadline=None, derandomize=True, phases=[Phase.generate],
+    max_examples=25 if WHOLE else 2, deadline=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
 @given(files=FILES)
