@@ -35,7 +35,9 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     os.environ.setdefault("PYSPARK_DRIVER_PYTHON", sys.executable)
     scratch = settings.state / "spark"
     scratch.mkdir(parents=True, exist_ok=True)
-    options = [f"-Dlog4j2.configurationFile={_quiet_log4j(scratch)}", *archive_options(java, version)]
+    options = [f"-Dlog4j2.configurationFile={_quiet_log4j(scratch)}"]
+    if "-XX:ArchiveClassesAtExit" not in settings.spark.java_options:  # a JVM that writes an archive may read none
+        options += archive_options(java, version)
     builder = (
         SparkSession.builder.master(settings.spark.master)
         .appName(f"syncrec {name}")
