@@ -110,6 +110,7 @@ def run_python(folder: Path, *lines: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, "-c", "\n".join([head, *lines])])
 
 
+@pytest.mark.skipif("SYNCREC_TEST_NIGHTS" not in os.environ, reason="a minute of rehearsal: `make test-nights`")
 def test_a_rehearsal_leaves_one_archive_and_a_session_takes_its_classes_from_it(
     folder: Path, settings: SettingsFactory, tmp_path: Path
 ) -> None:
