@@ -18,6 +18,7 @@ from benchmarks.record import RESULTS, ROOT
 
 PAGE = ROOT / "docs" / "scale.md"
 GIB = 2**30
+SIZE = "users100000.top20"  # of benchmarks.score_night: lists as long as the target's
 Value = float | None
 Figures = Mapping[str, float]
 
@@ -109,7 +110,7 @@ def units_of(found: Mapping[str, Figures]) -> dict[str, Unit]:
         return known(lambda value: value * factor / millions, data.get(name))
 
     bench = f"make bench-data SIZES={size:g}"
-    rank, spark = "make bench-score SIZES=1m", "make bench-score-night"
+    rank, spark = "make bench-score SIZES=1m", "make bench-score-night USERS=100000 TOP=20"
     rows = {
         "full_cpu": ("full build", a_million(f"{full}.cpu_seconds", million), "core-s a million events",
                      f"data.json {full}.cpu_seconds", bench),
@@ -127,10 +128,10 @@ def units_of(found: Mapping[str, Figures]) -> dict[str, Unit]:
                         "bytes a new event", f"data.json {night}.output_gib", bench),
         "rank_rate": ("ranking, 1 M items, 2 cores", score.get("rank.1m.users_per_s"), "users/s",
                       "score.json rank.1m.users_per_s", rank),
-        "spark_overhead": ("the Spark job around it", score.get("spark.overhead"), "of the ranking's time",
-                           "score.json spark.overhead", spark),
-        "list_bytes": ("recommendations, on disk", score.get("spark.bytes_a_row"), "bytes a row",
-                       "score.json spark.bytes_a_row", spark),
+        "spark_overhead": ("the Spark job around it", score.get(f"{SIZE}.spark.overhead"), "of the ranking's time",
+                           f"score.json {SIZE}.spark.overhead", spark),
+        "list_bytes": ("recommendations, on disk", score.get(f"{SIZE}.spark.bytes_a_row"), "bytes a row",
+                       f"score.json {SIZE}.spark.bytes_a_row", spark),
         "train_cpu": ("training, 1 M items, 2 cores", train.get("catalogue_1m.users_per_s"), "users/s",
                       "train.json catalogue_1m.users_per_s", "make bench-catalogue"),
         "train_small": ("training, 20,680 items, 2 cores", train.get("cpu.r64.a5.default.users_per_s"), "users/s",

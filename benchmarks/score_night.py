@@ -316,7 +316,17 @@ def main() -> None:
         "readings": readings,
         **{name: getattr(a, name) for name in ("users", "items", "top_n", "changed", "threads")},
     }
-    record("score", figures_of(a.changed, medians), part="spark", details=details, folder=a.results)
+    size = size_of(parser, a)
+    figures = {f"{size}.{name}" if size else name: value for name, value in figures_of(a.changed, medians).items()}
+    part = f"spark.{size}" if size else "spark"
+    record("score", figures, part=part, details=details, folder=a.results)
+
+
+def size_of(parser: argparse.ArgumentParser, a: argparse.Namespace) -> str:
+    """What a run's figures are told apart by, "" for the size that is measured where nothing is said."""
+    named = ((a.users, "users"), (a.items, "items"), (a.top_n, "top_n"))
+    own = [(value, name) for value, name in named if value != parser.get_default(name)]
+    return ".".join(f"{name.removesuffix('_n')}{value}" for value, name in own)
 
 
 def figures_of(changed: float, medians: Mapping[str, Mapping[str, float]]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import scale
-from benchmarks.scale import Prices, Target, costs_of, read_figures, units_of
+from benchmarks.scale import SIZE, Prices, Target, costs_of, read_figures, units_of
 from benchmarks.scale_page import NOT_MEASURED, page
 
 GIB = 2**30
@@ -19,7 +19,7 @@ DATA = {
     "log.50m.gib": 10e8 / GIB, "incremental.50m.cpu_seconds": 36.0, "incremental.50m.shuffle_gib": 1e8 / GIB,
     "incremental.50m.output_gib": 5e7 / GIB,
 }  # fmt: skip
-SCORE = {"rank.1m.users_per_s": 1000.0, "spark.overhead": 0.25, "spark.bytes_a_row": 10.0}
+SCORE = {"rank.1m.users_per_s": 1000.0, f"{SIZE}.spark.overhead": 0.25, f"{SIZE}.spark.bytes_a_row": 10.0}
 TRAIN = {"catalogue_1m.users_per_s": 400.0, "cpu.r64.a5.default.users_per_s": 500.0,
          "gpu.r64.a5.default.users_per_s": 50_000.0, "catalogue_1m.peak_gib": 2.5}  # fmt: skip
 
@@ -64,7 +64,9 @@ def test_costs_are_measured_units_times_counts(tmp_path: Path) -> None:
 
 
 def test_what_nobody_measured_and_what_needs_it_is_said_and_never_guessed(tmp_path: Path) -> None:
-    units = results(tmp_path, score={name: SCORE[name] for name in SCORE if name != "spark.overhead"}, train=TRAIN)
+    units = results(
+        tmp_path, score={name: SCORE[name] for name in SCORE if name != f"{SIZE}.spark.overhead"}, train=TRAIN
+    )
     costs = costs_of(units, Target(), Prices())
     assert costs["score.hours"] is costs["money.night"] is costs["full.hours"] is None
     assert costs["store.gb"] is costs["money.shared_month"] is None
@@ -72,7 +74,7 @@ def test_what_nobody_measured_and_what_needs_it_is_said_and_never_guessed(tmp_pa
     text = page(units, Target(), Prices())
     rows = {cells[1].strip(): cells for line in text.splitlines() if len(cells := line.split("|")) > 3}
     assert rows["the Spark job around it"][2].strip() == NOT_MEASURED
-    assert rows["the Spark job around it"][4].strip() == "`make bench-score-night`"
+    assert rows["the Spark job around it"][4].strip() == "`make bench-score-night USERS=100000 TOP=20`"
     assert rows["score, a night"][3].strip() == NOT_MEASURED
     assert rows["recommendations"][3].strip() == "18,000 GB"
 
