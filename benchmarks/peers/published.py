@@ -164,8 +164,8 @@ class WithoutPadding(nn.Module):
     """A released Transformer encoder that is not given the padding in front of short sequences.
 
     Exact but for the order of dropout's draws: padding is masked as a key there, and nobody reads its outputs,
-    which are 0 here. Rows are sorted by length and encoded in groups, each cut to its longest row. In evaluation,
-    where nothing is drawn, the same input is encoded once: the released code gives it to one encoder five times.
+    which are 0 here. Rows are sorted by length and encoded in groups, each cut to its longest row; on a GPU, which
+    padding costs little, the encoder gets its input as it is. In evaluation, where nothing is drawn, the same input is encoded once: the released code gives it to one encoder five times.
     """
 
     def __init__(self, encoder: nn.Module, group: int = 16) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 
-from benchmarks.score_night import figures_of
+from benchmarks.score_night import figures_of, size_of
 
 MEDIANS = {
     "kernel": {"seconds": 20.0},
@@ -26,3 +28,11 @@ def test_figures_have_the_names_of_the_issue() -> None:
 
 def test_another_share_of_changed_users_is_another_figure() -> None:
     assert "reuse.5pct.share" in figures_of(0.05, MEDIANS) and "reuse.1pct.share" not in figures_of(0.05, MEDIANS)
+
+
+def test_another_size_never_takes_the_place_of_the_one_that_is_meant() -> None:
+    parser = argparse.ArgumentParser()
+    for name, value in (("--users", 20_000), ("--items", 20_000), ("--top_n", 100)):
+        parser.add_argument(name, type=int, default=value)
+    assert size_of(parser, parser.parse_args([])) == ""
+    assert size_of(parser, parser.parse_args(["--users", "100000", "--top_n", "20"])) == "users100000.top20"

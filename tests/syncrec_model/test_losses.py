@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import random_set, small_model
+from small_models import DOMAINS, N_ITEMS, random_set, small_model
 
-from syncrec_model import ModelConfig
+from syncrec_model import ModelConfig, SequenceSet
 from syncrec_model.batches import SequenceReader
 from syncrec_model.mutual_information import pooled_views
 from syncrec_model.prediction import all_domains_losses, family_losses, uniform_negatives
@@ -124,9 +124,11 @@ def test_all_domains_at_once_is_domain_by_domain():
 @pytest.mark.parametrize("others_only", [False, True])
 def test_mutual_information_at_once_is_domain_by_domain(others_only):
     """Domains with many, one and no user of both views: the same losses, gradients and `defined`."""
-    data = random_set(2, n_users=30, mean_length=9)
-    users_of = [data.single_users_N[data.single_domains_N == domain] for domain in (1, 2)]
-    data = data.select(np.unique(np.concatenate([users_of[0], users_of[1][:1]])))
+    events = [(user, 1, 1 + user % 4) for user in range(5) for _ in range(2)] + [(4, 2, 1), (4, 2, 2)]
+    users, domains, items = zip(*events, strict=True)
+    data = SequenceSet.from_events(
+        user_ids=users, item_indexes=items, domain_codes=domains, domains=DOMAINS, n_items=N_ITEMS, max_length=8
+    )
     model = small_model(mim_others_only=others_only)
     batch = SequenceReader(data).training(np.arange(data.n_users))
     views = [model.views(packed).detach().requires_grad_() for packed in (batch.cross, batch.single)]
