@@ -165,7 +165,8 @@ class WithoutPadding(nn.Module):
 
     Exact but for the order of dropout's draws: padding is masked as a key there, and nobody reads its outputs,
     which are 0 here. Rows are sorted by length and encoded in groups, each cut to its longest row; on a GPU, which
-    padding costs little, the encoder gets its input as it is. In evaluation, where nothing is drawn, the same input is encoded once: the released code gives it to one encoder five times.
+    padding costs little, the encoder gets its input as it is. In evaluation, where nothing is drawn, the same input
+    is encoded once: the released code gives it to one encoder five times.
     """
 
     def __init__(self, encoder: nn.Module, group: int = 16) -> None:

@@ -205,6 +205,14 @@ def test_a_row_that_reads_others_costs_what_they_cost_too_and_only_those_it_chos
     assert both.user_ms == own.user_ms + read.user_ms and both.peak_gib == max(own.peak_gib, read.peak_gib)
 
 
+def test_seconds_are_those_of_seeds_on_the_first_ones_kind_of_device(rows: dict[str, Row]) -> None:
+    first, second = (rows["default"].results[seed] for seed in (0, 1))
+    on_gpu = replace(second, figures={**second.figures, "device": "cuda", "train_s": first.figures["train_s"] + 99})
+    mixed = replace(rows["default"], results={0: first, 1: on_gpu})
+    cost = summarise({**rows, "default": mixed}, DATA, n_resamples=50).systems["default"].cost
+    assert cost.device == "cpu" and cost.train_s == first.figures["train_s"]
+
+
 def test_plots_are_drawn_from_what_is_there(rows: dict[str, Row], tmp_path: Path) -> None:
     figures = summarise(rows, DATA, n_resamples=50)
     files = draw(figures, rows, tmp_path)
