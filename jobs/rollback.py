@@ -36,6 +36,8 @@ from jobs.schemas import CANDIDATE_ARM, EXPERIMENTS, NIGHTS, ROLLED_BACK
 from jobs.settings import Settings, load_settings
 from jobs.table_form import Table
 
+RETURN_TO = "rolled_back_to"
+"""Tag of a version: which one its rollback returns to."""
 log = logging.getLogger("syncrec")
 
 
@@ -70,7 +72,7 @@ def make_plan(
     champion, previous = registry.at_alias(CHAMPION), registry.at_alias(PREVIOUS)
     if champion is None:
         raise JobError("there is no champion to roll back: no night has promoted a version yet")
-    bad = champion.number
+    bad, to = champion.number, to or champion.tags.get(RETURN_TO)  # tagged: an earlier call was ended in the middle
     trials = {row["ds"]: row for row in arms if row["arm"] == CANDIDATE_ARM}
     shown = sorted((row for row in nights if row["decision"] != ROLLED_BACK), key=lambda row: row["ds"])
     newest = str(shown[-1]["served_version"]) if shown else bad
@@ -119,17 +121,23 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
     lakehouse.create_tables()
     rows = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name)).to_pylist()
     arms = lakehouse.read_arrow(EXPERIMENTS.name, lakehouse.current_snapshot(EXPERIMENTS.name)).to_pylist()
-    plan = make_plan(rows, registry, to, arms)
+    try:
+        plan = make_plan(rows, registry, to, arms)
+    except JobError:
+        if not dry_run:
+            refresh(settings)  # an earlier call may have been ended just before it
+        raise
     if not dry_run:
+        registry.tag(plan.bad, **{RETURN_TO: plan.to})
         registry.tag(plan.bad, **{ROLLED_BACK: reason})  # from here on no gate and no alias takes it
         _withdraw(lakehouse, rows, plan, reason)
         _withdraw_trials(lakehouse, arms, plan, reason)
-        registry.move_alias(CHAMPION, plan.to)
+        _describe(registry, plan, reason)
         if plan.before is not None:
             registry.move_alias(PREVIOUS, plan.before)
         else:
             registry.drop_alias(PREVIOUS)
-        _describe(registry, plan, reason)
+        registry.move_alias(CHAMPION, plan.to)  # the last: until then another call knows what is left to do
         refresh(settings)
     return _words(plan, dry_run)
 
