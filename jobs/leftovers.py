@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -60,6 +61,14 @@ def old_models(lakehouse: Lakehouse, settings: Settings, needs: Needs, now: date
         version = path.name.removeprefix(".").removeprefix(f"{name}-").split("-")[0]
         if path.name.startswith(".") or version not in kept:  # with a dot: a copy that a kill cut short
             yield path
+
+
+def old_scratch(settings: Settings, now: datetime) -> Iterator[Path]:
+    """The scratch of Spark jobs that were killed: whoever ends well removes his own."""
+    for folder in sorted((settings.state / "spark" / "local").glob("*")):
+        inside = [Path(parent, name) for parent, _, names in os.walk(folder) for name in (".", *names)]
+        if all(_old(path, settings, now) for path in inside):
+            yield folder
 
 
 def remove(path: Path) -> None:

@@ -30,7 +30,8 @@ from jobs.analytics import refresh
 from jobs.command import one_line, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.private import private_files
+from jobs.machine_errors import machine_trouble
+from jobs.private import hide, private_files
 from jobs.registry import CHAMPION, PREVIOUS, Registry
 from jobs.schemas import CANDIDATE_ARM, EXPERIMENTS, NIGHTS, ROLLED_BACK
 from jobs.settings import Settings, load_settings
@@ -218,6 +219,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = roll_back(load_settings(parsed.config), to=parsed.to, reason=parsed.reason, dry_run=parsed.dry_run)
     except JobError as error:
         print(f"error: rollback: {one_line(error)}", file=sys.stderr, flush=True)
+        return 1
+    except Exception as error:
+        if not (trouble := machine_trouble(error)):
+            raise
+        print(f"error: rollback: {hide(trouble)}", file=sys.stderr, flush=True)
         return 1
     log.info("rollback: %s (%.1f s)", said, time.monotonic() - began)
     return 0

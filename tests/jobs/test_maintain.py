@@ -522,8 +522,12 @@ def test_what_nights_leave_beside_the_tables(
     (checkpoints / f"{day(2)}-from-cold.partial").write_text("x")
     (checkpoints / f"{day(9)}-from-version-2").write_text("x")  # a night that is not published
     (models / "something-else").write_text("x")
+    scratch = nights.settings.state / "spark/local"
+    (scratch / "blockmgr-of-a-killed-job" / "0e").mkdir(parents=True)
+    (scratch / "blockmgr-of-a-killed-job" / "0e" / "shuffle_0.data").write_text("x")
     nights.maintain(day(7), later=timedelta(0))
     assert len(list(models.iterdir())) == 8 and len(list(checkpoints.iterdir())) == 4, "too young"
+    assert len(list(scratch.iterdir())) == 1, "too young"
     nights.maintain(day(7))
     assert sorted(path.name for path in models.iterdir()) == [
         "something-else", "syncrec-1-run1", "syncrec-2-run2", "syncrec-7-run7", "vocabulary-2024-01-05-1.json",
@@ -532,6 +536,7 @@ def test_what_nights_leave_beside_the_tables(
         "2024-01-05-from-cold",
         "2024-01-10-from-version-2",
     ]
+    assert list(scratch.iterdir()) == []
     days = sorted(path.name for path in (nights.lakehouse.warehouse / "_nights").iterdir())
     assert days == [str(day(n)) for n in range(3, 8)]
     assert json.loads(note._file.read_text())["served_version"] == "7"

@@ -237,9 +237,22 @@ def test_a_state_folder_that_may_not_be_written(home: Path, capsys: pytest.Captu
         ("(sqlite3.OperationalError) database or disk is full", "the disk is full: "),
         ("(sqlite3.OperationalError) attempt to write a readonly database", "mounted read only"),
         ("java.lang.OutOfMemoryError: Java heap space", "memory ran out"),
+        ("(sqlite3.OperationalError) database is locked", "keeps the SQLite database locked"),
+        (
+            "API request to http://127.0.0.1:5000/api/2.0/mlflow/runs/log-batch failed with exception "
+            "HTTPConnectionPool(host='127.0.0.1', port=5000): Max retries exceeded with url: /api",
+            "a service does not answer at http://127.0.0.1:5000: start it",
+        ),
+        ('connection to server at "db", port 5432 failed: Connection refused', "does not answer at db:5432:"),
+        (
+            'connection to server at "db" (10.0.0.2), port 5432 failed: FATAL:  the database system is starting up',
+            "does not answer at db:5432:",
+        ),
+        ("server closed the connection unexpectedly", "a service does not answer: start it"),
+        ("Py4JNetworkError: Answer from Java side is empty", "Spark's Java process ended"),
     ],
 )
-def test_what_spark_and_sqlite_say_of_the_machine_is_the_same_answer(said: str, answer: str) -> None:
+def test_what_spark_and_databases_say_of_the_machine_is_the_same_answer(said: str, answer: str) -> None:
     trouble = machine_trouble(RuntimeError(said))
     assert trouble and answer in trouble
     assert machine_trouble(RuntimeError("something else")) is None
