@@ -27,8 +27,9 @@ def old_notes(lakehouse: Lakehouse, settings: Settings, needs: Needs, now: datet
 
 def old_checkpoints(settings: Settings, needs: Needs, now: datetime) -> Iterator[Path]:
     """Checkpoints of nights that are over; a training that ends removes its own, one that is given up does not."""
-    for file in sorted((settings.state / "checkpoints").glob("*-from-*")):
-        if _over(file, needs) and _old(file, settings, now):
+    for file in sorted((settings.state / "checkpoints").glob("*")):
+        cut_short = file.name.startswith(".")  # its writing was killed: it never got its name
+        if (cut_short or _over(file, needs)) and _old(file, settings, now):
             yield file
 
 
