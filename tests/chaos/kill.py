@@ -15,7 +15,7 @@ import signal
 import struct
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -161,7 +161,13 @@ def kill_tree(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def watched(process: subprocess.Popen[bytes], root: Path, moment: Moment | None = None, limit: float = 900) -> End:
+def watched(
+    process: subprocess.Popen[bytes],
+    root: Path,
+    moment: Moment | None = None,
+    act: Callable[[], None] | None = None,
+    limit: float = 900,
+) -> End:
     """Follow a process that was just started to its end or to the moment at which it is killed.
 
     Parameters
@@ -172,6 +178,8 @@ def watched(process: subprocess.Popen[bytes], root: Path, moment: Moment | None 
         The folder whose files are watched.
     moment
         When to kill; None: never.
+    act
+        What to do at that moment instead of killing; the process goes on.
     limit
         Seconds after which it is killed anyway.
 
@@ -196,13 +204,18 @@ def watched(process: subprocess.Popen[bytes], root: Path, moment: Moment | None 
             now = time.monotonic()
             if deadline is not None and now >= deadline - _LOOK:
                 time.sleep(max(0.0, deadline - now))
-                if process.poll() is None:
+                if act is not None:
+                    deadline = None
+                    act()
+                elif process.poll() is None:
                     kill_tree(process)
                     return End(None, time.monotonic() - began, tuple(happenings))
             if (code := process.poll()) is not None:
                 return End(code, time.monotonic() - began, tuple(happenings))
             if now - began > limit:
-                kill_tree(process)
                 raise TimeoutError(f"not over after {limit:.0f} s")
+    except BaseException:  # whoever ends the tool ends what it has started
+        kill_tree(process)
+        raise
     finally:
         watch.close()

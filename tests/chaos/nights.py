@@ -114,6 +114,10 @@ class Chaos:
         steps = {name: asdict(values) for name, values in self._steps.items()}
         self._note.write_text(json.dumps({"code": _code(), "steps": steps}), encoding="utf-8")
 
+    def undisturbed(self, step: str) -> Undisturbed:
+        """What an undisturbed run of a step was."""
+        return self._steps[step]
+
     def seconds(self, step: str) -> float:
         """What an undisturbed run of a step takes; of maintenance, which goes with a whole night, all steps'."""
         if step == MAINTAIN:
