@@ -173,3 +173,5 @@ def start_logging() -> None:
     logging.basicConfig(level=os.environ.get("SYNCREC_LOG_LEVEL", "INFO"), handlers=[handler], force=True)
     for noisy in ("py4j", "great_expectations", "mlflow", "alembic", "urllib3", "pyiceberg", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # MLflow logs a database's error with its trace, then raises it: we say it in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-_PATH = re.compile(r"(?<![\w.])(/[^\s'\":,;()\[\]]{2,})")
+_PATH = re.compile(r"(?<![\w.:/])(/[^\s'\":,;()\[\]]{2,})")
 _FULL = ("No space left on device", "disk is full", "Disk quota exceeded")
 _MEMORY = ("java.lang.OutOfMemoryError", "Cannot allocate memory", "not enough memory")
 _READ_ONLY = ("Read-only file system", "readonly database")
@@ -67,6 +67,11 @@ def machine_trouble(error: BaseException) -> str | None:
             "machine more; then run this again"
         )
     return None
+
+
+def cause_of(error: BaseException) -> str:
+    """What a person reads of an error of a library: the machine's trouble where it is one, else its own words."""
+    return machine_trouble(error) or str(error)
 
 
 def _chain(error: BaseException) -> str:

@@ -35,6 +35,7 @@ from mlflow.types.schema import (
 )
 
 from jobs.errors import JobError
+from jobs.machine_errors import cause_of
 from jobs.private import without_password
 from jobs.settings import Settings
 
@@ -97,7 +98,7 @@ class Registry:
         try:
             self.experiment_id = self._experiment()
         except Exception as error:
-            raise JobError(f"cannot reach MLflow at {without_password(uri)}: {error}") from error
+            raise JobError(f"cannot reach MLflow at {without_password(uri)}: {cause_of(error)}") from error
 
     def _experiment(self) -> str:
         name = self.settings.mlflow.experiment
@@ -166,7 +167,9 @@ class Registry:
         try:
             local = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{number}", dst_path=str(into))
         except Exception as error:
-            raise JobError(f"cannot fetch model {self.name} version {number} from MLflow: {error}") from error
+            raise JobError(
+                f"cannot fetch model {self.name} version {number} from MLflow: {cause_of(error)}"
+            ) from error
         return Path(local) / "artifacts" / "model"
 
     def log_version(
@@ -233,7 +236,7 @@ def _only_if_absent(error: MlflowException) -> None:
         return
     if error.error_code == "INVALID_PARAMETER_VALUE" and "not found" in str(error):  # an alias that is not set
         return
-    raise JobError(f"cannot read the model registry: {error}") from error
+    raise JobError(f"cannot read the model registry: {cause_of(error)}") from error
 
 
 def _version(found: Any) -> Version:

@@ -237,6 +237,10 @@ def test_a_state_folder_that_may_not_be_written(home: Path, capsys: pytest.Captu
         ("(sqlite3.OperationalError) database or disk is full", "the disk is full: "),
         ("(sqlite3.OperationalError) attempt to write a readonly database", "mounted read only"),
         ("java.lang.OutOfMemoryError: Java heap space", "memory ran out"),
+        (
+            "of file:///nowhere/x [Errno 28] No space left on device: '/etc/hosts'",
+            "the disk is full at /etc/hosts:",
+        ),
         ("(sqlite3.OperationalError) database is locked", "keeps the SQLite database locked"),
         (
             "API request to http://127.0.0.1:5000/api/2.0/mlflow/runs/log-batch failed with exception "
