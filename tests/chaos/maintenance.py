@@ -30,10 +30,10 @@ YOUNG_HOURS = 0.5
 """More than any step takes here, as the 48 hours of the default are more than any step takes."""
 STRICT = {
     "SYNCREC_MAINTENANCE__YOUNG_HOURS": str(YOUNG_HOURS),
-    "SYNCREC_MAINTENANCE__NIGHTS": "1",
+    "SYNCREC_MAINTENANCE__NIGHTS": "2",
     "SYNCREC_MAINTENANCE__SNAPSHOT_DAYS": "1",
 }
-"""As little as can be kept."""
+"""As little as keeps what the two nights pin, so that it can be looked at."""
 REWRITTEN = (ANALYTICS,)
 """Maintenance writes it anew, as the tables are at that moment; the report step would have done so later."""
 DAY_SECONDS = 86_400

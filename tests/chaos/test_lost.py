@@ -27,7 +27,7 @@ from tests.chaos.services import MLflowServer, Postgres, leave_free, small_volum
 pytestmark = pytest.mark.skipif(not os.environ.get("SYNCREC_TEST_LOST"), reason="many minutes: make test-lost")
 AT_ONCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0"}
 """MLflow's client waits for minutes by itself; here it gives up soon."""
-LAST = 8
+LAST = 40
 """So many of the last things that a step did to files say where it failed: it closes its databases afterwards."""
 
 
