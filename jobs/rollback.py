@@ -82,8 +82,10 @@ def make_plan(
     behind = previous.number if previous and previous.number != champion.number else None
     target = to or behind
     if target is None:
+        done = " (the last rollback is complete)" if any(r["decision"] == ROLLED_BACK for r in nights) else ""
         raise JobError(
-            f"version {bad} is champion, and there is no previous one: name the version to return to with --to"
+            f"version {bad} is champion, and there is no previous one{done}: name the version to return to with "
+            "--to"
         )
     if target == bad:
         raise JobError(f"version {bad} is the champion already: nothing to roll back to")

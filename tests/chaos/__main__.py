@@ -10,6 +10,7 @@ docs/chaos.md says what is done and counted. Twenty kills or more go to benchmar
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, default=HOME, help="where the project is made; removed if it is stale")
     arguments = parser.parse_args(argv)
     steps = [step for step in StepNames if step in arguments.steps]
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what was started is ended, too
     chaos = Chaos(arguments.home, seed=arguments.seed)
     table = Table(steps, arguments.kills)
     try:

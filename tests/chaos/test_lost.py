@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ def kib_of(folder: Path) -> int:
     [
         ("ingest", (0.05, 0.5, 0.85), "/data/"),  # staging, and between the commits of three tables
         ("train", (0.05, 0.2, 0.4, 0.6, 0.8), "/checkpoints/"),
-        ("score", (0.3, 0.92, 0.94, 0.96, 0.98), "/data/"),  # most of it is the copy of the model
+        ("score", (0.1, 0.5, 0.9), "/data/"),
         ("publish", (0.05, 0.2, 0.35, 0.5, 0.6, 0.7), "/metadata/"),  # it does nothing but commit
     ],
 )
@@ -113,7 +114,9 @@ def test_no_room_for_a_share_of_what_a_step_writes(
     one, state = hurt(step), chaos.project.state
     following = {"ingest": "ingest_clicks", "train": "evaluate", "score": "publish", "publish": "move_alias"}[step]
     saved = chaos.project.saved
-    needs = kib_of(saved / f"before-{following}") - kib_of(saved / f"before-{step}")
+    if step == "score":  # the copy of the model is many times what it stages
+        shutil.copytree(saved / "before-publish/warehouse/_models", state / "warehouse/_models", dirs_exist_ok=True)
+    needs = kib_of(saved / f"before-{following}") - kib_of(state)
     failures, places = [], []
     with small_volume(state, 64):
         for share in shares:
