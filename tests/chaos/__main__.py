@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jobs.orchestrator import REPOSITORY
-from tests.chaos.nights import Chaos, StepNames
+from tests.chaos.nights import ROLLBACK, Chaos, StepNames
 from tests.chaos.project import StepFailed
 from tests.chaos.results import Table, keep
 
@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = chaos.hurt(step, arguments.kills, table)
             if arguments.kills >= ENOUGH:
                 keep(outcome)
+                if step == ROLLBACK:
+                    chaos.time_rollback()
     except StepFailed as failure:
         print(f"error: {failure}", file=sys.stderr)
         return 1

@@ -22,6 +22,7 @@ from jobs.settings import Settings
 from tests.chaos import contents
 from tests.chaos.kill import CREATED, Happening, Moment, kind_of, watched
 from tests.chaos.moments import moments
+from tests.chaos.page import PAGE, page
 from tests.chaos.project import COMMAND, STEPS
 from tests.chaos.results import Outcome, keep
 from tests.jobs.small_nights import SmallNights, day
@@ -97,3 +98,7 @@ def test_figures_of_steps_are_summed_up_beside_what_others_recorded(tmp_path: Pa
     assert (figures()["kills"], figures()["recovered"], figures()["differences"]) == (41, 40, 1)
     keep(Outcome("score", kills=20, recovered=20), tmp_path)
     assert (figures()["kills"], figures()["recovered"], figures()["differences"]) == (40, 40, 0)
+
+
+def test_the_page_says_what_was_recorded() -> None:
+    assert PAGE.read_text(encoding="utf-8") == page(), "run .venv/jobs/bin/python -m tests.chaos.page"
