@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from traceback import walk_tb
 
 _PATH = re.compile(r"(?<![\w.:/])(/[^\s'\":,;()\[\]]{2,})")
 _FULL = ("No space left on device", "disk is full", "Disk quota exceeded")
@@ -46,7 +47,8 @@ def machine_trouble(error: BaseException) -> str | None:
         return f"the disk is mounted read only{_at(said)}: mount it for writing, then run this again"
     if "Permission denied" in said or "Operation not permitted" in said:
         return f"no permission{_at(said)}: run this as the user who owns it, or change its owner (chown)"
-    if any(words in said for words in _JAVA):
+    is_silent = any(words in said for words in _SILENT)
+    if any(words in said for words in _JAVA) or (is_silent and _through_py4j(error)):
         return (
             "Spark's Java process ended (killed, or out of memory? see dmesg): lower [spark] driver_memory if the "
             "machine has less, then run this again; nothing was damaged"
@@ -56,7 +58,7 @@ def machine_trouble(error: BaseException) -> str | None:
             "another process keeps the SQLite database locked: run this again when it has ended; several at once "
             "need PostgreSQL (docs/deploy.md)"
         )
-    if any(words in said for words in _SILENT):
+    if is_silent:
         return (
             f"a service does not answer{_service(said)}: start it, or wait until it is up, then run this again; "
             "nothing was damaged"
@@ -84,6 +86,12 @@ def _chain(error: BaseException) -> str:
             texts[-1] = f"{seen.strerror}: '{seen.filename}'"
         seen = seen.__cause__ or seen.__context__
     return "\n".join(texts)
+
+
+def _through_py4j(error: BaseException) -> bool:
+    """Whether an error came out of the connection to Spark's Java: it speaks of sockets like any other."""
+    frames = walk_tb(error.__traceback__)
+    return any(str(frame.f_globals.get("__name__")).startswith("py4j.") for frame, _ in frames)
 
 
 def _service(said: str) -> str:
