@@ -19,6 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from py4j.java_gateway import GatewayParameters, JavaGateway
+from py4j.protocol import Py4JError
 
 from jobs import analytics, forget, nightly, pages, query, rollback
 from jobs.command import Run, run_job
@@ -260,6 +262,15 @@ def test_what_spark_and_databases_say_of_the_machine_is_the_same_answer(said: st
     trouble = machine_trouble(RuntimeError(said))
     assert trouble and answer in trouble
     assert machine_trouble(RuntimeError("something else")) is None
+
+
+def test_a_java_process_that_is_gone_is_told_from_a_service_that_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody, pytest.raises(Py4JError) as asked:
+        port = nobody.getsockname()[1]
+        nobody.close()
+        gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port))
+        gateway.jvm.java.lang.System.nanoTime()
+    assert "Spark's Java process ended" in (machine_trouble(asked.value) or "")
 
 
 def test_a_wrong_day_is_refused_by_every_job(capsys: pytest.CaptureFixture[str]) -> None:
