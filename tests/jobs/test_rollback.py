@@ -14,6 +14,7 @@ import duckdb
 import mlflow
 import pyarrow as pa
 import pytest
+from pyiceberg.expressions import EqualTo
 
 from jobs import rollback
 from jobs.analytics import analytics_file, write_analytics
@@ -242,6 +243,27 @@ def test_the_gate_refuses_the_version_when_its_night_is_run_again(three: Project
     (decision,) = [row for row in checks if row["rule"] == "decision"]
     assert (decision["outcome"], decision["words"]) == ("refused", "version 2 was rolled back: bad")
     assert {row["challenger"] for row in checks} == {"2"} and {row["champion"] for row in checks} == {"1"}
+
+
+def test_the_gate_reads_what_its_own_run_measured_whoever_measured_after_it(project: Project) -> None:
+    project.night(FIRST, project.version(FIRST))
+    better, run = project.version(SECOND), project.run(SECOND)
+    night = Night(run, project.lakehouse)
+    night.pin("sequences", 1)
+    for run_id, value in ((run.run_id, 0.5), ("another run", 0.1)):
+        rows = [
+            {"run_id": run_id, "split": "test", "metric": "ndcg@10", "cases": 500, "ds": SECOND, "domain": domain}
+            | {"role": role, "view": "served", "value": number, "low": number, "high": number}
+            for domain in project.settings.domain_names
+            for role, number in (("challenger", value), ("champion", 0.1))
+        ]
+        table = pa.Table.from_pylist(rows, schema=DOMAIN_METRICS.arrow_schema)
+        files = project.lakehouse.stage_arrow(DOMAIN_METRICS.name, table, SECOND, run_id)
+        day = EqualTo("ds", SECOND.isoformat())
+        snapshot = project.lakehouse.replace(DOMAIN_METRICS.name, day, files, ds=SECOND, run_id=run_id)
+        if run_id == run.run_id:
+            night.pin(DOMAIN_METRICS.name, snapshot)
+    assert run_gate(run) == f"promoted; version {better} scores tonight"
 
 
 def test_another_version_can_be_named_and_what_cannot_be_is_refused(three: Project) -> None:
