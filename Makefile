@@ -107,7 +107,7 @@ bench-quality: setup ## every system on set A5: hours, resumable; QUICK=1 ROWS="
 	@$(JOBS)/python -m benchmarks.quality $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) \
 	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(DATA),--data "$(DATA)") \
 	    $(if $(PEERS),--peers "$(PEERS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(DEVICE),--device "$(DEVICE)") \
-	    $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS_AT_ONCE),--jobs "$(JOBS_AT_ONCE)") $(if $(REPORT),--report) \
+	    $(if $(CORE_MINUTES),--core-minutes "$(CORE_MINUTES)") $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS_AT_ONCE),--jobs "$(JOBS_AT_ONCE)") $(if $(REPORT),--report) \
 	    $(if $(RECORD),--record) $(if $(RESTORE),--restore)
 
 bench-sweep: setup ## quality over C, K, j, T, delta, eta, users: hours, resumable; SWEEP="channels eta" SEEDS=2 FULL=1
