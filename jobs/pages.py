@@ -128,8 +128,11 @@ class Pages:
         command = [sys.executable, "-m", "mlflow", "server", f"--host={HOST}", f"--port={port}", "--workers=1"]
         command += [f"--default-artifact-root={self.settings.artifact_root}"]
         command += ["--no-serve-artifacts", f"--allowed-hosts={names}"]
-        # The address in the environment: everybody on the machine may read a command line.
-        environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+        environment = os.environ | {
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that wait for work nobody here has
+            "MLFLOW_BACKEND_STORE_URI": uri,  # not in the command line, which everybody on the machine may read
+        }
         self._start("mlflow", command, environment, f"http://{HOST}:{port}")
 
     def _start(self, name: str, command: list[str], environment: Mapping[str, str], address: str = "") -> None:
