@@ -61,7 +61,8 @@ def pieces_of_lists(batches: Iterable[pa.RecordBatch], item_files: list[str], ds
 def _item_ids(files: list[str], ds: date) -> dict[str, pa.Array]:
     """The vocabulary of a night: item ids by domain."""
     columns = ["domain", "item_id", "arrival_ds"]
-    items = pa.concat_tables([pq.read_table(file.removeprefix("file://"), columns=columns) for file in files])
+    parts = [pq.read_table(file.removeprefix("file://"), columns=columns) for file in files]
+    items = pa.concat_tables(parts, promote_options="default")  # some call a column "not null"
     items = items.filter(pc.less_equal(items["arrival_ds"], pa.scalar(ds)))
     domains = items["domain"].unique().to_pylist()
     return {d: items.filter(pc.equal(items["domain"], d))["item_id"].combine_chunks() for d in domains}
