@@ -37,8 +37,8 @@ sql: setup ## DuckDB with all tables attached; Q=sql/queries/ntg_by_day.sql runs
 test: setup ## all tests; TESTS=tests/dags runs some
 	@$(JOBS)/python -m pytest $(TESTS)
 
-test-nights: setup ## the whole-night test with a second night, of a champion alone: minutes
-	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night tests/jobs/test_class_archive.py
+test-nights: setup ## the whole-night test with a second night, of a champion alone; a night on old state: minutes
+	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night tests/upgrade tests/jobs/test_class_archive.py
 
 test-backfill: setup ## three nights, then past ones again: which days change, which version scores: many minutes
 	@SYNCREC_TEST_BACKFILL=1 $(JOBS)/python -m pytest tests/night/test_backfill.py

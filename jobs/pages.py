@@ -27,6 +27,7 @@ import psutil
 
 from jobs.command import one_line
 from jobs.errors import JobError
+from jobs.lakehouse import Lakehouse
 from jobs.night import write_whole
 from jobs.nightly import config_file
 from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
@@ -84,10 +85,13 @@ class Pages:
         Raises
         ------
         JobError
-            A port is taken, or a server ended or did not answer in time; then all of them are stopped again.
+            A newer version made the state; a port is taken; or a server ended or did not answer in time: then all
+            of them are stopped again.
         """
         if servers := self.running():
             return servers
+        if self.settings.warehouse.exists():
+            Lakehouse(self.settings)  # an older state is brought to today's form, a newer one refused
         own_mlflow = not self.settings.tracking_uri.startswith(("http:", "https:"))
         _need_free(airflow_port, "AIRFLOW_PORT")
         if own_mlflow:
