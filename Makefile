@@ -34,11 +34,11 @@ down: ## stop the web pages
 sql: setup ## DuckDB with all tables attached; Q=sql/queries/ntg_by_day.sql runs one query, AS_OF=2024-01-29 reads that night
 	@$(JOBS)/python -m jobs.query --config "$(CONFIG)" $(if $(AS_OF),--as-of "$(AS_OF)") $(if $(Q),"$(Q)")
 
-test: setup ## all tests; TESTS=tests/dags runs some
-	@$(JOBS)/python -m pytest $(TESTS)
+test: setup ## all tests, in two processes; TESTS=tests/dags runs some, in one
+	@$(JOBS)/python -m pytest $(or $(TESTS),-n 2 --dist loadfile)
 
-test-nights: setup ## the whole-night test with a second night, of a champion alone: minutes
-	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night tests/jobs/test_class_archive.py
+test-nights: setup ## the whole-night test with a second night, of a champion alone; a night on old state: minutes
+	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night tests/upgrade tests/jobs/test_class_archive.py
 
 test-backfill: setup ## three nights, then past ones again: which days change, which version scores: many minutes
 	@SYNCREC_TEST_BACKFILL=1 $(JOBS)/python -m pytest tests/night/test_backfill.py
@@ -114,7 +114,7 @@ bench-quality: setup ## every system on set A5: hours, resumable; QUICK=1 ROWS="
 	@$(JOBS)/python -m benchmarks.quality $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) \
 	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(DATA),--data "$(DATA)") \
 	    $(if $(PEERS),--peers "$(PEERS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(DEVICE),--device "$(DEVICE)") \
-	    $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS_AT_ONCE),--jobs "$(JOBS_AT_ONCE)") $(if $(REPORT),--report) \
+	    $(if $(CORE_MINUTES),--core-minutes "$(CORE_MINUTES)") $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS_AT_ONCE),--jobs "$(JOBS_AT_ONCE)") $(if $(REPORT),--report) \
 	    $(if $(RECORD),--record) $(if $(RESTORE),--restore)
 
 bench-sweep: setup ## quality over C, K, j, T, delta, eta, users: hours, resumable; SWEEP="channels eta" SEEDS=2 FULL=1

@@ -43,15 +43,15 @@ def analytics_file(settings: Settings) -> Path:
     return settings.state / FILE
 
 
-def write_analytics(settings: Settings) -> Path:
-    """Write the file anew, as the tables are at this moment, and swap it in.
+def write_analytics(settings: Settings, lakehouse: Lakehouse | None = None) -> Path:
+    """Write the file anew, as the tables are at this moment, and swap it in; `lakehouse` where it is open.
 
     Raises
     ------
     JobError
         There are no tables yet, or the file cannot be written.
     """
-    lakehouse = open_lakehouse(settings)
+    lakehouse = lakehouse or open_lakehouse(settings)
     file = analytics_file(settings)
     fresh = file.with_name(f".{FILE}.{os.getpid()}")
     fresh.unlink(missing_ok=True)  # of a process that had our number and was killed
@@ -74,7 +74,10 @@ def refresh(settings: Settings) -> None:
 
 def _fill(file: Path, lakehouse: Lakehouse) -> None:
     snapshots = {name: lakehouse.current_snapshot(name) for name in TABLES}
-    tables = {name: table_select(name, lakehouse.files(name, snapshot)) for name, snapshot in snapshots.items()}
+    tables = {
+        name: table_select(name, lakehouse.files(name, snapshot), evolved=lakehouse.evolved(name))
+        for name, snapshot in snapshots.items()
+    }
     with duckdb.connect(str(file)) as connection:
         connection.execute("set timezone = 'UTC'")
         define_views(connection, tables, sequences_night(lakehouse, "list_value", snapshots[SEQUENCES.name]))

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -128,16 +130,31 @@ def judge(table_name: str, rules: Suite, counted: Counted) -> list[AuditResult]:
     ]
 
 
-def _validate(name: str, counted: Counted) -> list[tuple[bool, str]]:
-    """For every rule whether it holds, and what went wrong if it could not be checked."""
+def import_ahead() -> None:
+    """Begin to import Great Expectations while Spark starts, which the driver only waits for: seconds saved."""
+
+    def load() -> None:
+        with suppress(Exception):  # whoever needs it meets the same error again
+            _judges()
+
+    threading.Thread(target=load, name="import of great_expectations").start()
+
+
+def _judges() -> tuple[Any, Any, Any]:
     os.environ["GX_ANALYTICS_ENABLED"] = "False"  # read when it is imported: nothing is sent home
-    import great_expectations as gx  # seconds: only jobs that audit, and only once they do
+    import great_expectations as gx  # seconds: only jobs that audit
     import great_expectations.expectations as gxe
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
     logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.WARNING)  # it sets INFO itself
+    return gx, gxe, ProgressBarsConfig
+
+
+def _validate(name: str, counted: Counted) -> list[tuple[bool, str]]:
+    """For every rule whether it holds, and what went wrong if it could not be checked."""
+    gx, gxe, progress_bars = _judges()
     context = gx.get_context(mode="ephemeral")
-    context.variables.progress_bars = ProgressBarsConfig(globally=False)
+    context.variables.progress_bars = progress_bars(globally=False)
     columns = [f"rule_{place}" for place in range(len(counted.broken))]
     frame = pd.DataFrame([counted.broken], columns=columns)
     asset = context.data_sources.add_pandas(name).add_dataframe_asset(name)

@@ -25,7 +25,7 @@ from pyspark.sql import DataFrame, Observation, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.audit_rules import sequences_suite
-from jobs.audits import AuditResult, count_broken, judge, record_audits, require
+from jobs.audits import AuditResult, count_broken, import_ahead, judge, record_audits, require
 from jobs.command import Run, add_full, run_job
 from jobs.errors import JobError
 from jobs.ingest_checks import row_count
@@ -87,6 +87,7 @@ def build(run: Run) -> str:
     log.info("%s: %s", "incremental" if plan.previous else "full rebuild", plan.reason)
     if interactions is None and plan.previous is None:
         raise _no_event(run)
+    import_ahead()
     with spark_session(run.settings, f"build_sequences {run.ds}") as spark, planned(spark):
         arrived, in_files = arrived_events(run, spark, lakehouse, interactions, plan.previous)
         folder, before = _merge(run, spark, lakehouse, arrived, plan)

@@ -20,7 +20,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.audit_rules import impressions_suite
-from jobs.audits import AuditResult, record_audits, require, run_suite
+from jobs.audits import AuditResult, import_ahead, record_audits, require, run_suite
 from jobs.command import Run
 from jobs.errors import JobError
 from jobs.ingest import EVENT, fresh_cache, reject_reason, stage
@@ -134,6 +134,7 @@ def ingest(run: Run) -> str:
     _refuse_shared(files, settings.sources)
     lakehouse = Lakehouse(settings)
     lakehouse.create_tables()
+    import_ahead()
     with spark_session(settings, f"ingest_clicks {run.ds}") as spark, readable_errors(), fresh_cache(spark):
         raw = read_landing(spark, landing, files, empty=RAW_CLICKS)
         judged = raw.withColumn("reason", click_reason(settings.domain_names)).persist(StorageLevel.DISK_ONLY)

@@ -28,6 +28,7 @@ from jobs.maintenance_commit import tidying
 from jobs.maintenance_needs import local
 from jobs.schemas import TABLES
 from jobs.settings import Maintenance
+from jobs.sql_views import in_todays_columns
 
 FULL = 0.75
 """A file of this share of the wanted size is left alone: else every run would write the largest ones again."""
@@ -114,10 +115,10 @@ def _merged(name: str, merge: Merge, path: Path) -> Path:
         The file that was written does not hold the same rows.
     """
     schema, columns = TABLES[name].arrow_schema, ", ".join(TABLES[name].column_names)
+    read = f"({in_todays_columns(name, 'read_parquet(?, hive_partitioning = false, union_by_name = true)')})"
     # A dictionary of values that hardly repeat, as scores and event ids, makes a file larger.
     repeating = [c.name for c in TABLES[name].columns if c.type in ("string", "date", "int", "boolean")]
     sources = [str(local(file.file_path)) for file in merge.files]
-    read = "read_parquet(?, hive_partitioning = false)"
     with tempfile.TemporaryDirectory() as spill, duckdb.connect() as connection:
         connection.execute(f"set timezone = 'UTC'; set memory_limit = '{MEMORY}'; set threads = 2")
         connection.execute("set temp_directory = ?", [spill])

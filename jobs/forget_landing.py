@@ -174,5 +174,13 @@ def filter_parquet(
             rows = pa.Table.from_batches([batch]).filter(pc.invert(theirs(batch)))
             kept += len(rows)
             if len(rows):
-                writer.write_table(rows.cast(schema) if schema else rows)
+                writer.write_table(_fitted(rows, schema) if schema else rows)
     return kept
+
+
+def _fitted(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows in the columns of a schema; NULL in those that a file of an older version lacks."""
+    for name in schema.names:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, pa.nulls(len(rows), schema.field(name).type))
+    return rows.select(schema.names).cast(schema)

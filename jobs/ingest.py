@@ -23,7 +23,15 @@ from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from jobs.audit_rules import FIRST_MOMENT, MAX_ID_LENGTH
-from jobs.audits import AuditResult, interactions_suite, items_suite, record_audits, require, run_suite
+from jobs.audits import (
+    AuditResult,
+    import_ahead,
+    interactions_suite,
+    items_suite,
+    record_audits,
+    require,
+    run_suite,
+)
 from jobs.command import Run, log, parse_day, run_job
 from jobs.errors import JobError
 from jobs.ingest_checks import (
@@ -233,6 +241,7 @@ def ingest(run: Run) -> str:
     lines = count_lines(files)
     lakehouse = Lakehouse(settings)
     lakehouse.create_tables()
+    import_ahead()
     with spark_session(settings, f"ingest {run.ds}") as spark, readable_errors(), fresh_cache(spark):
         raw = read_landing(spark, landing, files)
         judged = raw.withColumn("reason", reject_reason(settings.domain_names)).persist(StorageLevel.DISK_ONLY)

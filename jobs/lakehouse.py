@@ -33,6 +33,7 @@ from jobs.machine_errors import cause_of
 from jobs.private import without_password
 from jobs.schemas import TABLES
 from jobs.settings import Settings
+from jobs.state_version import PROPERTY, STATE_VERSION, is_older, read_version
 from jobs.table_form import Table
 
 NAMESPACE = "syncrec"
@@ -44,12 +45,17 @@ log = logging.getLogger("syncrec")
 
 
 class Lakehouse:
-    """The catalog of one project.
+    """The catalog of one project; its tables have today's form, older ones are brought to it (jobs.upgrade).
 
     Parameters
     ----------
     settings
         Gives the catalog address and the warehouse folder; both are made where they are missing.
+
+    Raises
+    ------
+    JobError
+        The catalog cannot be opened, a newer version of the project made the tables, or the upgrade failed.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -63,6 +69,10 @@ class Lakehouse:
             raise JobError(
                 f"cannot open the Iceberg catalog {without_password(settings.catalog_uri)}: {cause_of(error)}"
             ) from error
+        if is_older(read_version(self.catalog, NAMESPACE), self.warehouse):
+            from jobs.upgrade import upgrade  # it works on a Lakehouse itself
+
+            upgrade(self, settings)
 
     def create_tables(self) -> None:
         """Make the namespace and every table that does not exist yet.
@@ -70,10 +80,10 @@ class Lakehouse:
         Raises
         ------
         JobError
-            A table that exists lacks a column: an older version of the jobs made it.
+            A table that exists lacks a column, whatever its version says.
         """
         with contextlib.suppress(NamespaceAlreadyExistsError):
-            self.catalog.create_namespace(NAMESPACE)
+            self.catalog.create_namespace(NAMESPACE, {"exists": "true", PROPERTY: str(STATE_VERSION)})
         present = {name for _, name in self.catalog.list_tables(NAMESPACE)}
         for table in TABLES.values():
             if table.name in present:
@@ -85,8 +95,8 @@ class Lakehouse:
         known = {field.name for field in self.table(table.name).schema().fields}
         if missing := [name for name in table.column_names if name not in known]:
             raise JobError(
-                f"table {table.name} in {self.warehouse} is of an older version, without {', '.join(missing)}: "
-                "give the project a new state_dir (or make clean) and ingest its landing days anew"
+                f"table {table.name} in {self.warehouse} lacks {', '.join(missing)}, though its state has version "
+                f"{STATE_VERSION}: restore it, or give the project a new state_dir and ingest its landing days anew"
             )
 
     def _create(self, table: Table) -> None:
@@ -131,6 +141,10 @@ class Lakehouse:
     def has_snapshot(self, name: str, snapshot: int) -> bool:
         """Whether the snapshot is still kept."""
         return self.table(name).metadata.snapshot_by_id(snapshot) is not None
+
+    def evolved(self, name: str) -> bool:
+        """Whether the table ever had other columns: old files, and old snapshots, may lack some of today's."""
+        return len(self.table(name).metadata.schemas) > 1
 
     def metadata_location(self, name: str) -> str:
         """The address of the newest metadata file, which DuckDB's iceberg_scan and others read."""

@@ -27,6 +27,7 @@ import psutil
 
 from jobs.command import one_line
 from jobs.errors import JobError
+from jobs.lakehouse import Lakehouse
 from jobs.night import write_whole
 from jobs.nightly import config_file
 from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
@@ -84,10 +85,13 @@ class Pages:
         Raises
         ------
         JobError
-            A port is taken, or a server ended or did not answer in time; then all of them are stopped again.
+            A newer version made the state; a port is taken; or a server ended or did not answer in time: then all
+            of them are stopped again.
         """
         if servers := self.running():
             return servers
+        if self.settings.warehouse.exists():
+            Lakehouse(self.settings)  # an older state is brought to today's form, a newer one refused
         own_mlflow = not self.settings.tracking_uri.startswith(("http:", "https:"))
         _need_free(airflow_port, "AIRFLOW_PORT")
         if own_mlflow:
@@ -128,8 +132,11 @@ class Pages:
         command = [sys.executable, "-m", "mlflow", "server", f"--host={HOST}", f"--port={port}", "--workers=1"]
         command += [f"--default-artifact-root={self.settings.artifact_root}"]
         command += ["--no-serve-artifacts", f"--allowed-hosts={names}"]
-        # The address in the environment: everybody on the machine may read a command line.
-        environment = os.environ | {"MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false", "MLFLOW_BACKEND_STORE_URI": uri}
+        environment = os.environ | {
+            "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that wait for work nobody here has
+            "MLFLOW_BACKEND_STORE_URI": uri,  # not in the command line, which everybody on the machine may read
+        }
         self._start("mlflow", command, environment, f"http://{HOST}:{port}")
 
     def _start(self, name: str, command: list[str], environment: Mapping[str, str], address: str = "") -> None:

@@ -33,6 +33,7 @@ from jobs.sql_views import (
     define_views,
     header_of,
     in_order,
+    in_todays_columns,
     quoted,
     sequences_night,
     sql_files,
@@ -70,11 +71,18 @@ def connect(settings: Settings, as_of: date | None = None) -> duckdb.DuckDBPyCon
     for extension in ("avro", "iceberg"):
         connection.load_extension(str(_extension(extension)))
     connection.execute("set timezone = 'UTC'")
+    scans = {
+        name: f"iceberg_scan({quoted(path)}, snapshot_from_id => {snapshots[name]})"
+        for name, path in locations.items()
+        if snapshots[name] is not None
+    }
     tables = {
         name: table_select(name, [])
-        if snapshots[name] is None
-        else f"select * from iceberg_scan({quoted(path)}, snapshot_from_id => {snapshots[name]})"
-        for name, path in locations.items()
+        if name not in scans
+        else in_todays_columns(name, scans[name])
+        if lakehouse.evolved(name)
+        else f"select * from {scans[name]}"
+        for name in locations
     }
     define_views(connection, tables, sequences_night(lakehouse, "list_value", snapshots[SEQUENCES.name]))
     return connection
@@ -118,7 +126,7 @@ def open_lakehouse(settings: Settings) -> Lakehouse:
     Raises
     ------
     JobError
-        There are none yet, or older jobs made them.
+        There are none yet, or some are missing.
     """
     if settings.catalog.uri is None and not settings.warehouse.exists():
         raise JobError(NO_NIGHT)  # looking must not create anything
@@ -128,10 +136,8 @@ def open_lakehouse(settings: Settings) -> Lakehouse:
     except NoSuchNamespaceError:
         present = set()
     if missing := sorted(set(TABLES) - present):
-        older = f"the tables in {lakehouse.warehouse} are of an older version, without {', '.join(missing)}"
-        raise JobError(
-            f"{older}: give the project a new state_dir and run its nights anew" if present else NO_NIGHT
-        )
+        lost = f"the tables {', '.join(missing)} are missing in {lakehouse.warehouse}: make nightly makes them"
+        raise JobError(lost if present else NO_NIGHT)
     return lakehouse
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ class Registry:
     Raises
     ------
     JobError
-        MLflow cannot be reached; the message gives its address.
+        MLflow cannot be reached, or another version of it made its database; the message gives the address.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -94,10 +95,15 @@ class Registry:
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
-        self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         try:
+            self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self.experiment_id = self._experiment()
         except Exception as error:
+            if "out-of-date database schema" in str(error):
+                raise JobError(
+                    "another version of MLflow made its database: make a copy of it, then run "
+                    f"{sys.executable} -m mlflow db upgrade {without_password(uri)}"
+                ) from error
             raise JobError(f"cannot reach MLflow at {without_password(uri)}: {cause_of(error)}") from error
 
     def _experiment(self) -> str:

@@ -24,7 +24,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.audit_rules import recommendations_suite
-from jobs.audits import record_audits, require, run_suite
+from jobs.audits import import_ahead, record_audits, require, run_suite
 from jobs.command import Run, add_full, run_job
 from jobs.errors import JobError
 from jobs.experiment import Trial, experiment_rows, find_trial
@@ -66,6 +66,7 @@ def score(run: Run) -> str:
     folder = lakehouse.stage_folder(RECOMMENDATIONS.name, run.ds, night.run_id)
     versions = {arm: own.version for arm, own in serving.tasks.items()}
     written = {arm: Written(folder=str(folder), ds=run.ds, version=v, arm=arm) for arm, v in versions.items()}
+    import_ahead()
     with spark_session(settings, f"score {ds}") as spark:
         spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", settings.scoring.batch_users)
         made = _stage(spark, lakehouse, state, serving, written, vocabulary, before, reason)

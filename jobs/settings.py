@@ -424,11 +424,17 @@ class Settings(BaseSettings):
         return frozenset(name for name, domain in self.domains.items() if domain.repeats)
 
 
+RETIRED: dict[str, str] = {}
+"""Settings of the past, e.g. "training.rounds", and what to do instead: said to whose file still has one."""
+
+
 def _in_words(found: dict[str, Any]) -> str:
     """One wrong value: where it stands and what is wrong; an unknown name with the one that it may stand for."""
     place = ".".join(str(part) for part in found["loc"]) or "file"
     if found["type"] != "extra_forbidden":
         return f"{place}: {found['msg']}"
+    if place in RETIRED:
+        return f"{place}: there is no such setting any more: {RETIRED[place]}"
     name = str(found["loc"][-1])
     meant = get_close_matches(name, _NAMES, n=1)
     return f"{place}: there is no setting '{name}'" + (f": did you mean {meant[0]}?" if meant else "")

@@ -81,15 +81,29 @@ def quoted(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
-def table_select(name: str, files: Iterable[str]) -> str:
-    """The SELECT that reads a table out of its data files; without files one that has its columns and no row."""
-    columns = TABLES[name].columns
+def table_select(name: str, files: Iterable[str], *, evolved: bool = False) -> str:
+    """The SELECT that reads a table out of its data files; without files one that has its columns and no row.
+
+    evolved: some files may be of an older version and lack columns.
+    """
     paths = ", ".join(quoted(file.removeprefix("file://")) for file in files)
     if not paths:
-        empty = ", ".join(f"cast(null as {column.duckdb_type}) as {column.name}" for column in columns)
-        return f"select {empty} where false"
-    names = ", ".join(column.name for column in columns)
+        return _no_rows(name)
+    if evolved:
+        return in_todays_columns(name, f"read_parquet([{paths}], hive_partitioning = false, union_by_name = true)")
+    names = ", ".join(TABLES[name].column_names)
     return f"select {names} from read_parquet([{paths}], hive_partitioning = false)"
+
+
+def _no_rows(name: str) -> str:
+    empty = ", ".join(f"cast(null as {column.duckdb_type}) as {column.name}" for column in TABLES[name].columns)
+    return f"select {empty} where false"
+
+
+def in_todays_columns(name: str, source: str) -> str:
+    """The SELECT of a table's columns out of a source of an older version: NULL where it lacks one."""
+    names = ", ".join(TABLES[name].column_names)
+    return f"select {names} from ({_no_rows(name)} union all by name select * from {source})"
 
 
 def in_order(files: Sequence[Path]) -> list[Path]:

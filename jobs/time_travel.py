@@ -40,8 +40,9 @@ def snapshots_of(lakehouse: Lakehouse, as_of: date | None) -> dict[str, int | No
     for name, snapshot in found.items():
         if name in (*PINNED, NIGHTS.name) and (snapshot is None or not lakehouse.has_snapshot(name, snapshot)):
             raise JobError(
-                f"the snapshot of {name} that the night of {as_of} had is no longer kept ([maintenance] nights, or "
-                f"jobs.forget); its lists are rows of recommendations: where ds = date '{as_of}'"
+                f"the snapshot of {name} that the night of {as_of} had is no longer kept ([maintenance] nights, "
+                "jobs.forget, or an upgrade since); its lists are rows of recommendations: where ds = "
+                f"date '{as_of}'"
             )
     return found
 

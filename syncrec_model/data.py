@@ -141,8 +141,8 @@ class SequenceSet:
             self.domains
         ):
             raise ValueError("SequenceSet.single_users_N / single_domains_N: a row points outside users or domains")
-        pairs = rows.astype(np.int64) * (len(self.domains) + 1) + kinds
-        if len(np.unique(pairs)) != len(pairs):
+        pairs = np.sort(rows.astype(np.int64) * (len(self.domains) + 1) + kinds)
+        if (pairs[1:] == pairs[:-1]).any():
             raise ValueError("SequenceSet: two single rows for one user and domain")
         items = self.single_items_NT
         if items.min() < 0 or np.any(items > n_items[kinds][:, None]) or np.any(self.single_lengths_N < 1):

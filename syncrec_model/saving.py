@@ -84,7 +84,10 @@ def load_model(
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{directory / 'config.json'} is not JSON ({error}); save the model again") from error
     if form.get("format") not in (1, FORMAT):
-        raise ValueError(f"{directory / 'config.json'}: format {form.get('format')!r}, this version reads {FORMAT}")
+        raise ValueError(
+            f"{directory / 'config.json'}: format {form.get('format')!r}, this code reads formats up to {FORMAT}: "
+            "use the newer code that saved it, or train again"
+        )
     vocabulary = Vocabulary.load(directory / "vocabulary.json")
     if list(vocabulary.domains) != form["domains"] or list(vocabulary.n_items) != form["n_items"]:
         raise ValueError(f"{directory}: vocabulary.json and config.json name different domains or item counts")

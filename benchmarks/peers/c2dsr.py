@@ -27,6 +27,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -91,9 +92,11 @@ class C2DSR(Peer):
         """
         modules = import_code(budget)
         scorers, trainings, parameters = {}, {}, 0
-        for code in range(1, len(data.domains) + 1):
-            if not any((cases.domain_M == code).any() for cases in data.cases.values()):
-                continue
+        parts = data.cases.values()
+        codes = [code for code in range(1, len(data.domains) + 1) if any((c.domain_M == code).any() for c in parts)]
+        if budget.core_minutes is not None:  # an equal share for each training
+            budget = replace(budget, core_minutes=budget.core_minutes / len(codes))
+        for code in codes:
             torch.manual_seed(seed)
             random.seed(seed)  # its loader draws with it
             pair = Pair(data, code, settings["channels"], budget.device, modules)
@@ -101,16 +104,14 @@ class C2DSR(Peer):
             pair.forget()
             scorers[code], trainings[data.domains[code - 1]] = pair, training
             parameters += n_parameters(pair.model)
-        chosen = {
-            name: {"epoch": training.best_epoch, "validation": training.values}
-            for name, training in trainings.items()
-        }
+        chosen = {name: training.chosen for name, training in trainings.items()}
+        notes = [f"{name}: {note}" for name, training in trainings.items() for note in training.notes]
 
         def score(part: str, index: Array) -> Array:
             return scorers[int(data.cases[part].domain_M[index[0]])].score(part, index)
 
         seconds = sum(training.seconds for training in trainings.values())
-        return Fitted({"": View(score)}, parameters, seconds, chosen, NOTES)
+        return Fitted({"": View(score)}, parameters, seconds, chosen, (*NOTES, *notes))
 
 
 def import_code(budget: Budget) -> list[ModuleType]:

@@ -115,8 +115,8 @@ class CGRec(Peer):
 
         view = dot_view(data, LENGTH, encode, lambda: module.item_embeddings.weight[FIRST_ID:])
         training = train_best(module, epoch, lambda: validation(data, view), budget)
-        chosen = {"epoch": training.best_epoch, "validation": training.values}
-        return Fitted({"": view}, n_parameters(module), training.seconds, chosen, NOTES)
+        notes = (*NOTES, *training.notes)
+        return Fitted({"": view}, n_parameters(module), training.seconds, training.chosen, notes)
 
 
 def load_cgrec(folder: Path, n_items: int, channels: int, length: int, device: torch.device) -> Any:

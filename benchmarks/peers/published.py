@@ -259,17 +259,41 @@ def validation(data: QualityData, view: View, codes: Iterable[int] | None = None
 
 @dataclass
 class Training:
-    """What a training run came to. seconds: of the epochs alone. values: the validation measure of each epoch."""
+    """What a training run came to. seconds: of the epochs alone. values: the validation measure of each epoch.
+    stopped: whether the budget's processor minutes ended it, not patience.
+    """
 
     seconds: float
     best_epoch: int
     values: list[float]
+    stopped: bool = False
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """Return what a cell keeps of it, plain JSON."""
+        kept: dict[str, Any] = {"epoch": self.best_epoch, "validation": self.values}
+        return {**kept, "out_of_core_minutes": True} if self.stopped else kept
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what a reader must know of it."""
+        if not self.stopped:
+            return ()
+        at_the_end = self.best_epoch == len(self.values)
+        return (
+            f"stopped by the limit of processor minutes after {len(self.values)} epochs; the best on validation was"
+            f" epoch {self.best_epoch}{', the last: longer training may do better' if at_the_end else ''}",
+        )
 
 
 def train_best(
     module: nn.Module, epoch: Callable[[], object], valid: Callable[[], float], budget: Budget
 ) -> Training:
-    """Train until `budget.patience` epochs in a row brought nothing; leave the weights of the best epoch."""
+    """Train until `budget.patience` epochs in a row brought nothing; leave the weights of the best epoch.
+
+    No further epoch begins once `budget.core_minutes` of this process were spent here. Prints a line an epoch.
+    """
+    started = time.process_time()
     found = Training(0.0, 0, [])
     best: tuple[float, Mapping[str, Any]] = (-1.0, {})
     for number in range(1, budget.epochs + 1):
@@ -283,7 +307,12 @@ def train_best(
         found.values.append(valid())
         if found.values[-1] > best[0]:
             best, found.best_epoch = (found.values[-1], deepcopy(module.state_dict())), number
+        spent = (time.process_time() - started) / 60
+        print(f"epoch {number}: validation {found.values[-1]:.4f}, {spent:.1f} core minutes", flush=True)
         if number - found.best_epoch >= budget.patience:
+            break
+        if budget.core_minutes is not None and spent >= budget.core_minutes:
+            found.stopped = number < budget.epochs
             break
     module.load_state_dict(best[1])
     module.eval()

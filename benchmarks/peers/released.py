@@ -105,8 +105,8 @@ class Released(Peer):
 
         view = dot_view(data, LENGTH, model.last_outputs, lambda: module.item_embeddings.weight[FIRST_ID:])
         training = train_best(module, epoch, lambda: validation(data, view), budget)
-        chosen = {"epoch": training.best_epoch, "validation": training.values}
-        return Fitted({"": view}, n_parameters(module), training.seconds, chosen, NOTES)
+        notes = (*NOTES, *training.notes)
+        return Fitted({"": view}, n_parameters(module), training.seconds, training.chosen, notes)
 
 
 def leave_out_padding(module: Any) -> None:

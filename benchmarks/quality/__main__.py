@@ -102,6 +102,7 @@ def unlike_the_benchmark(arguments: argparse.Namespace) -> str:
     """Return why a run's figures are not the benchmark's, "" where they are."""
     asked = {
         "ROWS": arguments.rows, "EPOCHS": arguments.epochs, "TRIALS": arguments.trials, "SEEDS": arguments.seeds,
+        "CORE_MINUTES": arguments.core_minutes,
     }  # fmt: skip
     return " and ".join(name for name, value in asked.items() if value)
 
@@ -118,6 +119,10 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DATA, help="folder of interactions.parquet")
     parser.add_argument("--peers", type=Path, help="folder of public repositories by name")
     parser.add_argument("--epochs", type=int, help=f"at most so many (default {budget.epochs})")
+    parser.add_argument(
+        "--core-minutes", type=float,
+        help="a published system starts no further epoch after so many processor minutes (default: no limit)",
+    )  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=budget.threads, help=f"default {budget.threads}")
     parser.add_argument(
@@ -161,7 +166,7 @@ def _run(arguments: argparse.Namespace) -> int:
     data = load_a5(arguments.data, split=arguments.split, users=users)
     budget = Budget(
         threads=arguments.threads, epochs=arguments.epochs or Budget().epochs, device=arguments.device,
-        checkouts=arguments.peers.resolve() if arguments.peers else None,
+        checkouts=arguments.peers.resolve() if arguments.peers else None, core_minutes=arguments.core_minutes,
     )  # fmt: skip
     scale = scale_of(arguments)
     progress = Progress()

@@ -128,7 +128,9 @@ class Cache:
 
     def _attempt(self, cell: Cell) -> dict[str, Any]:
         """Return what two attempts must have in common; the data are those of this cache's folder."""
-        budget = {name: value for name, value in asdict(self.budget).items() if name != "checkouts"}
+        budget = {
+            name: value for name, value in asdict(self.budget).items() if name not in ("checkouts", "core_minutes")
+        }
         return {"cell": cell.name, "budget": budget, "code": self.code}
 
     def _ranked(self, peer: Peer, cell: Cell, kept: Callable[[str], View], work: Path) -> Result:

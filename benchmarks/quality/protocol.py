@@ -56,6 +56,7 @@ class Fitted:
 class Budget:
     """What all systems share. epochs: at most as many; patience: epochs without a better validation (macro
     NDCG@10, as for ours). checkouts: the folder that holds public repositories by name (SyNCRec, C2DSR, ...).
+    core_minutes: processor minutes after which a published system starts no further epoch; None: no such limit.
     """
 
     threads: int = 2
@@ -63,6 +64,7 @@ class Budget:
     patience: int = 3
     device: str = "cpu"
     checkouts: Path | None = None
+    core_minutes: float | None = None
 
 
 class Peer(ABC):

@@ -261,6 +261,16 @@ def test_the_best_epochs_weights_are_left() -> None:
     assert module.weight.item() == 2 and not module.training
 
 
+def test_no_epoch_begins_once_the_core_minutes_are_spent() -> None:
+    module = torch.nn.Linear(1, 1)
+    values = iter([0.1, 0.2])
+    found = train_best(module, lambda: None, lambda: next(values), Budget(core_minutes=0))
+    assert found.values == [0.1] and found.chosen["out_of_core_minutes"]
+    assert "after 1 epochs" in found.notes[0] and "longer training may do better" in found.notes[0]
+    whole = train_best(module, lambda: None, lambda: next(values), Budget(epochs=1, core_minutes=0))
+    assert not whole.stopped and not whole.notes and "out_of_core_minutes" not in whole.chosen
+
+
 def test_a_checkout_is_found_by_its_name(tmp_path: Path) -> None:
     with pytest.raises(PeerAbsent, match=r"no a\.py"):
         checkout(Budget(checkouts=tmp_path), "someone/Thing", "0" * 40, "a.py")

@@ -6,6 +6,7 @@ Airflow's REST API. Minutes, and 6 GB of memory.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -263,6 +264,60 @@ def of_postgres(
         [program, f"--host={HOST}", f"--port={port}", f"--username={user}", f"--dbname={database}", *words],
         env={"PATH": os.environ["PATH"], "PGPASSWORD": password}, capture_output=True,
     )  # fmt: skip
+
+
+def files_by_day(catalog: SqlCatalog, table: str, day: str) -> dict[Any, dict[str, str]]:
+    """The data files of each day, with the hash of their bytes."""
+    found: dict[Any, dict[str, str]] = {}
+    for task in catalog.load_table(("syncrec", table)).scan().plan_files():
+        file = task.file.file_path.removeprefix("file://")
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        found.setdefault(task.file.partition[0], {})[file] = digest
+    assert found, f"{table} has no files by {day}"
+    return found
+
+
+def test_a_backfill_writes_its_days_again_and_no_other_and_moves_no_alias(
+    stack: Stack, api: Api, catalog: SqlCatalog
+) -> None:
+    """`airflow backfill create`, as docs/operating.md tells: the day before the champion's, and the champion's."""
+    from mlflow import MlflowClient
+
+    address = stack.address("mlflow", "5000")
+    client = MlflowClient(address, address)
+    aliases = client.get_registered_model("syncrec").aliases
+    days = {HISTORY, NIGHT}
+    tables = {"interactions": "arrival_ds", "sequences": "ds", "recommendations": "ds", "nights": "ds"}
+    before = {name: files_by_day(catalog, name, day) for name, day in tables.items()}
+    made = stack.run(
+        "airflow-scheduler", f"{REPOSITORY}/.venv/production/bin/airflow", "backfill", "create",
+        "--dag-id", DAG_ID, "--from-date", str(HISTORY), "--to-date", str(NIGHT),
+        "--reprocess-behavior", "completed", "--max-active-runs", "1",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stdout[-2000:] + made.stderr[-2000:]
+
+    def over() -> list[str]:
+        runs = backfilled(api)
+        done = [run["state"] for run in runs if run["state"] in ("success", "failed")]
+        return done if len(runs) == len(days) == len(done) else []
+
+    assert set(api.until(over, NIGHT_SECONDS)) == {"success"}, backfilled(api)
+    assert client.get_registered_model("syncrec").aliases == aliases
+    after = {name: files_by_day(catalog, name, day) for name, day in tables.items()}
+    for name, own in after.items():
+        others = {day: files for day, files in own.items() if day not in days}
+        assert others == {day: files for day, files in before[name].items() if day not in days}, name
+        assert all(own[day] != before[name].get(day) for day in days), f"{name} was not written again"
+    nights = catalog.load_table(("syncrec", "nights")).scan().to_arrow().to_pylist()
+    served = {night["ds"]: night["served_version"] for night in nights}
+    assert served.keys() == days
+    assert served[NIGHT] == aliases["champion"], "the champion of then scores"
+    assert served[HISTORY] not in aliases.values(), "without a champion: one of its own"
+
+
+def backfilled(api: Api) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = api.ask("GET", f"{RUNS}?run_type=backfill")["dag_runs"]
+    return found
 
 
 def test_nobody_listens_to_the_network(stack: Stack) -> None:

@@ -81,8 +81,8 @@ def nothing(home: Path) -> None:
     """The project as it is."""
 
 
-def old_tables(home: Path) -> None:
-    """State that an older version made: a table without a column of today."""
+def damaged_table(home: Path) -> None:
+    """A table without a column, whatever took it away: the state says that it is of today (else: tests/upgrade)."""
     lakehouse = Lakehouse(load_settings())
     lakehouse.create_tables()
     with lakehouse.table("recommendations").update_schema(allow_incompatible_changes=True) as update:
@@ -121,8 +121,8 @@ MISTAKES: dict[str, Mistake] = {
     "analytics before the first night": (nothing, analytics.main, [], "no night has run yet: make nightly"),
     "forgetting before the first night": (nothing, forget.main, ["--user-id", "ann"], "no night has run yet"),
     "a rollback before the first night": (nothing, rollback.main, [], "no champion to roll back"),
-    "tables of an older version": (
-        old_tables, nightly.main, [], "recommendations .* is of an older version, without arm: .*new state_dir",
+    "a table that somebody changed": (
+        damaged_table, nightly.main, [], "recommendations .* lacks arm, .*: restore it, or .* new state_dir",
     ),
 }  # fmt: skip
 

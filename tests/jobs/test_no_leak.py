@@ -1,15 +1,17 @@
 """Nothing at or after the cutoff, and nothing that arrived later, changes the content hash of what a night makes.
 
 The laws: rows are added, removed and changed beyond the cutoff (by time) or beyond ds (by arrival); sequences and
-their splits, vocabulary, popularity, accepted events and recommendations keep their hashes.
+their splits, vocabulary, popularity, accepted events, metrics, served views, the gate's checks, the limits of a
+day's volume, and recommendations keep their hashes.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,19 @@ from pyspark.sql import SparkSession
 
 from jobs import command, ingest
 from jobs.command import Run
+from jobs.evaluate import gate_rows, quality_rows, transfer_rows
+from jobs.gate_rules import Facts, decide
 from jobs.histories import Histories
+from jobs.ingest_checks import VOLUME_MIN_DAYS, Account, check_volume
 from jobs.landing import find_files
 from jobs.night import Night
 from jobs.readers import read_landing
 from jobs.schemas import INTERACTIONS, ITEMS, SEQUENCES
 from jobs.sequence_sets import count_events, read_vocabulary
-from jobs.settings import Settings
+from jobs.settings import Gate, Settings
 from jobs.splits import micros, split_windows
-from syncrec_model import Vocabulary
+from syncrec_model import ModelConfig, SyNCRec, Vocabulary, judge_views, popularity_ranks, rank_cases
+from tests.jobs.registered import fill_by_formula
 from tests.jobs.sequence_oracle import DOMAINS, N_ITEMS, Event, random_log
 from tests.jobs.test_build_sequences import D, Project
 from tests.jobs.test_score_reuse import Nights
@@ -76,13 +82,11 @@ def split_digest(events: list[Event], place: int) -> str:
     return digest(*(getattr(made, field.name) for field in fields(made)))
 
 
-@bounded(max_examples=30, deadline=None)
-@given(seed=st.integers(0, 5), place=st.integers(0, 3), future=FUTURE, keep=st.integers(0, 3))
-def test_a_split_does_not_see_what_lies_at_or_after_its_cut(
-    seed: int, place: int, future: list[tuple[int, str, int, int]], keep: int
-) -> None:
-    cut = split_windows(CUTOFF, 1, 1)[place].cut
-    log = random_log(seed, FIRST, n_days=7, n_users=10)
+def past_and_changed(
+    seed: int, cut: datetime, future: list[tuple[int, str, int, int]], keep: int, n_users: int = 10
+) -> tuple[list[Event], list[Event]]:
+    """The events before a cut; and the same with events at or after it removed, changed and added."""
+    log = random_log(seed, FIRST, n_days=7, n_users=n_users)
     past = [e for e in log if e.ts < cut]
     beyond = [e for n, e in enumerate(log) if e.ts >= cut and n % 4 < keep]  # some are removed
     beyond = [e._replace(item=e.item % N_ITEMS + 1) for e in beyond]  # the others are changed
@@ -90,9 +94,67 @@ def test_a_split_does_not_see_what_lies_at_or_after_its_cut(
         Event(f"u{user}", domain, item, cut + timedelta(microseconds=after), n, DS)
         for n, (user, domain, item, after) in enumerate(future)
     ]
-    assert split_digest([*past, *beyond, *added], place) == split_digest(past, place)
+    return past, [*past, *beyond, *added]
+
+
+@bounded(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 5), place=st.integers(0, 3), future=FUTURE, keep=st.integers(0, 3))
+def test_a_split_does_not_see_what_lies_at_or_after_its_cut(
+    seed: int, place: int, future: list[tuple[int, str, int, int]], keep: int
+) -> None:
+    cut = split_windows(CUTOFF, 1, 1)[place].cut
+    past, changed = past_and_changed(seed, cut, future, keep)
+    assert split_digest(changed, place) == split_digest(past, place)
     before = Event("new", "books", 1, cut - timedelta(microseconds=1), 0, DS)
     assert split_digest([*past, before], place) != split_digest(past, place), "the hash can tell"
+
+
+# --- metrics of a split, the views that validation chooses, and what the gate makes of them ----------------
+
+
+@lru_cache(maxsize=1)
+def measured_model() -> SyNCRec:
+    """A small model that nobody trained: what it says of a history depends on the history alone."""
+    sizes = {"channels": 8, "max_length": 4, "n_experts": 3, "n_cross_experts": 2, "n_heads": 2}
+    config = replace(ModelConfig.preset("default"), **sizes)
+    model = SyNCRec(config, DOMAINS, VOCABULARY.n_items).eval()
+    fill_by_formula(model)
+    return model
+
+
+def measures_digest(events: list[Event], place: int) -> str:
+    """Quality, NTG, the served views and the gate's checks, all from one split of the events."""
+    window = split_windows(CUTOFF, 1, 1)[place]
+    cases = histories(events).cut(window, VOCABULARY, DOMAINS, 4)
+    ranks = rank_cases(measured_model(), cases)
+    views = judge_views(ranks)
+    served = ranks.with_served({domain: choice.view for domain, choice in views.items()})
+    counts = {domain: np.zeros(N_ITEMS, np.int64) for domain in DOMAINS}
+    for event in events:
+        counts[event.domain][event.item - 1] += event.ts < window.start
+    popular = popularity_ranks(counts, cases)
+    quality = [*quality_rows(served, "challenger", "2"), *quality_rows(popular, "popularity", "popularity")]
+    gaps = list(gate_rows(served, {"single": served, "popularity": popular}, "2", "ndcg@10"))
+    facts = Facts(
+        figures={(r["role"], r["view"], r["domain"]): r for r in quality if r["metric"] == "ndcg@10"},
+        gaps={(r["metric"].removeprefix("gate_"), r["domain"]): r for r in gaps},
+        challenger="2",
+        champion=None,
+    )
+    decision = decide(facts, DOMAINS, Gate(min_cases=1))
+    return digest(quality, list(transfer_rows(served, "challenger", "2")), gaps, views, decision)
+
+
+@bounded(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 3), place=st.integers(1, 2), future=FUTURE, keep=st.integers(0, 3))
+def test_metrics_views_and_the_gate_do_not_see_what_lies_at_or_after_the_cut(
+    seed: int, place: int, future: list[tuple[int, str, int, int]], keep: int
+) -> None:
+    cut = split_windows(CUTOFF, 1, 1)[place].cut
+    past, changed = past_and_changed(seed, cut, future, keep, n_users=25)
+    assert measures_digest(changed, place) == measures_digest(past, place)
+    inside = Event("u3", "books", 1, cut - timedelta(microseconds=1), 0, DS)
+    assert measures_digest([*past, inside], place) != measures_digest(past, place), "the hash can tell"
 
 
 # --- vocabulary and popularity -----------------------------------------------------------------------------
@@ -149,6 +211,26 @@ def test_vocabulary_and_popularity_do_not_see_what_arrives_later(
     assert own.known() == before
     own.land([e for e in log if e.user != "u0"], D[3])
     assert own.known() != before, "what the night does know changes it: the hash can tell"
+
+
+def test_a_days_volume_is_not_held_against_later_days(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = Tables(settings, monkeypatch)
+    log = random_log(4, FIRST, n_days=9, n_users=25)
+    own.land(log, *D[: VOLUME_MIN_DAYS + 1])
+    day, account = D[VOLUME_MIN_DAYS], Account(lines=50, events=50, rejected=0, duplicates=0)
+
+    def limits() -> str:
+        found = check_volume(own.lakehouse, account, day, day)
+        assert len(found) == 1
+        return digest(found)
+
+    before = limits()
+    own.land([e for e in log if e.user == "u0"], *D[VOLUME_MIN_DAYS : VOLUME_MIN_DAYS + 2])  # the day itself, too
+    assert limits() == before
+    own.replaced(D[1], [])
+    assert not check_volume(own.lakehouse, account, day, day), "an earlier day counts: the hash can tell"
 
 
 # --- whole nights: sequences and recommendations -----------------------------------------------------------

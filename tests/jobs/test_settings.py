@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import JobError
-from jobs.settings import load_settings
+from jobs.settings import RETIRED, load_settings
 
 HOME = Path(__file__).parents[2]
 
@@ -60,6 +60,16 @@ def test_the_environment_wins(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
     with pytest.raises(JobError, match=message):
         load_settings(changed(tmp_path, old, new))
+
+
+def test_a_setting_of_the_past_is_answered_with_what_to_do_instead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RETIRED, "training.rounds", "give [training] epochs")
+    with pytest.raises(
+        JobError, match=r"training.rounds: there is no such setting any more: give \[training\] epochs"
+    ):
+        load_settings(changed(tmp_path, "epochs = 12", "rounds = 12"))
 
 
 def test_a_missing_file_says_how_to_give_one(tmp_path: Path) -> None:
