@@ -11,7 +11,7 @@ SQL_FILES := $(wildcard sql/*.sql sql/*/*.sql)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup nightly up down sql test test-nights test-backfill bad-input test-cluster test-registry lint format docs clean distclean constraints
+.PHONY: help setup nightly up down sql test test-nights test-backfill bad-input chaos test-lost test-cluster test-registry lint format docs clean distclean constraints
 .PHONY: env stack-test audit
 .PHONY: bench-train bench-planted bench-catalogue bench-sampled bench-quality bench-sweep bench-data bench-score bench-score-night bench-nights
 
@@ -46,6 +46,13 @@ test-backfill: setup ## three nights, then past ones again: which days change, w
 bad-input: setup ## every kind of bad input through whole ingestions, and the count of kinds and outcomes: minutes
 	@SYNCREC_TEST_BAD_INPUT=1 $(JOBS)/python -m pytest tests/jobs/test_bad_input.py tests/jobs/test_bad_settings.py \
 	    tests/jobs/test_readers_fuzz.py tests/jobs/test_giant_user.py
+
+chaos: setup ## kill every step of a night at random moments, run it again, compare; STEPS="train score" KILLS=20 SEED=0
+	@$(JOBS)/python -m tests.chaos $(if $(STEPS),--steps $(STEPS)) $(if $(KILLS),--kills "$(KILLS)") \
+	    $(if $(SEED),--seed "$(SEED)")
+
+test-lost: setup ## a full disk, MLflow or the catalog away, races of runs, a backfill and a rollback: many minutes
+	@SYNCREC_TEST_LOST=1 $(JOBS)/python -m pytest -s tests/chaos/test_lost.py tests/chaos/test_races.py
 
 test-cluster: setup ## whole nights on a Spark cluster of two workers, one of them killed: minutes
 	@SYNCREC_TEST_CLUSTER=1 $(JOBS)/python -m pytest -s tests/night/test_cluster.py

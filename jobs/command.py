@@ -171,5 +171,7 @@ def start_logging() -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(HidingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(level=os.environ.get("SYNCREC_LOG_LEVEL", "INFO"), handlers=[handler], force=True)
-    for noisy in ("py4j", "great_expectations", "mlflow", "alembic", "urllib3", "pyiceberg", "matplotlib"):
+    for noisy in ("great_expectations", "mlflow", "alembic", "urllib3", "pyiceberg", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for twice in ("mlflow.store.db.utils", "py4j"):  # they log an error's trace, then raise it: we say it in a line
+        logging.getLogger(twice).setLevel(logging.CRITICAL)

@@ -23,7 +23,7 @@ from jobs.gate_rules import Decision, Facts, Figures, Gaps, decide
 from jobs.lakehouse import Lakehouse
 from jobs.night import Night
 from jobs.registry import Registry, Version
-from jobs.schemas import GATE_CHECKS, ROLLED_BACK
+from jobs.schemas import DOMAIN_METRICS, GATE_CHECKS, ROLLED_BACK
 from jobs.settings import Settings
 
 log = logging.getLogger("syncrec")
@@ -94,8 +94,9 @@ def _write(run: Run, lakehouse: Lakehouse, night: Night, facts: Facts, decision:
 
 def _figures(run: Run, lakehouse: Lakehouse, night: Night, settings: Settings) -> tuple[Figures, Gaps]:
     metric = settings.gate.metric
+    # The snapshot that evaluate pinned: another run of the day may have put its own figures in the place of ours.
     rows = lakehouse.read_arrow(
-        "domain_metrics", lakehouse.current_snapshot("domain_metrics"), EqualTo("ds", run.ds.isoformat())
+        DOMAIN_METRICS.name, night.snapshot(DOMAIN_METRICS.name), EqualTo("ds", run.ds.isoformat())
     ).to_pylist()
     own = [row for row in rows if row["run_id"] == night.run_id and row["split"] == "test"]
     figures = {(row["role"], row["view"], row["domain"]): row for row in own if row["metric"] == metric}

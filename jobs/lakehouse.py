@@ -29,6 +29,7 @@ from pyspark.sql import DataFrame, SparkSession
 
 from jobs.code_version import code_version
 from jobs.errors import JobError, PublishConflict
+from jobs.machine_errors import cause_of
 from jobs.private import without_password
 from jobs.schemas import TABLES
 from jobs.settings import Settings
@@ -66,7 +67,7 @@ class Lakehouse:
             )
         except Exception as error:  # SQLAlchemy raises its driver's own errors
             raise JobError(
-                f"cannot open the Iceberg catalog {without_password(settings.catalog_uri)}: {error}"
+                f"cannot open the Iceberg catalog {without_password(settings.catalog_uri)}: {cause_of(error)}"
             ) from error
         if is_older(read_version(self.catalog, NAMESPACE), self.warehouse):
             from jobs.upgrade import upgrade  # it works on a Lakehouse itself

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -26,8 +27,9 @@ def old_notes(lakehouse: Lakehouse, settings: Settings, needs: Needs, now: datet
 
 def old_checkpoints(settings: Settings, needs: Needs, now: datetime) -> Iterator[Path]:
     """Checkpoints of nights that are over; a training that ends removes its own, one that is given up does not."""
-    for file in sorted((settings.state / "checkpoints").glob("*-from-*")):
-        if _over(file, needs) and _old(file, settings, now):
+    for file in sorted((settings.state / "checkpoints").glob("*")):
+        cut_short = file.name.startswith(".")  # its writing was killed: it never got its name
+        if (cut_short or _over(file, needs)) and _old(file, settings, now):
             yield file
 
 
@@ -60,6 +62,14 @@ def old_models(lakehouse: Lakehouse, settings: Settings, needs: Needs, now: date
         version = path.name.removeprefix(".").removeprefix(f"{name}-").split("-")[0]
         if path.name.startswith(".") or version not in kept:  # with a dot: a copy that a kill cut short
             yield path
+
+
+def old_scratch(settings: Settings, now: datetime) -> Iterator[Path]:
+    """The scratch of Spark jobs that were killed: whoever ends well removes his own."""
+    for folder in sorted((settings.state / "spark" / "local").glob("*")):
+        inside = [Path(parent, name) for parent, _, names in os.walk(folder) for name in (".", *names)]
+        if all(_old(path, settings, now) for path in inside):
+            yield folder
 
 
 def remove(path: Path) -> None:

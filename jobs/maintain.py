@@ -170,6 +170,7 @@ def _leftovers(lakehouse: Lakehouse, run: Run, needs: Needs, now: datetime, tota
         "vocabulary for workers": lambda: leftovers.old_vocabularies(lakehouse, settings, needs, now),
         "notes of": lambda: leftovers.old_notes(lakehouse, settings, needs, now),
         "copy of a model": lambda: leftovers.old_models(lakehouse, settings, needs, now),
+        "scratch of Spark": lambda: leftovers.old_scratch(settings, now),
     }
     for kind, find in kinds.items():
         for path in list(find()):

@@ -36,6 +36,7 @@ from mlflow.types.schema import (
 )
 
 from jobs.errors import JobError
+from jobs.machine_errors import cause_of
 from jobs.private import without_password
 from jobs.settings import Settings
 
@@ -103,7 +104,7 @@ class Registry:
                     "another version of MLflow made its database: make a copy of it, then run "
                     f"{sys.executable} -m mlflow db upgrade {without_password(uri)}"
                 ) from error
-            raise JobError(f"cannot reach MLflow at {without_password(uri)}: {error}") from error
+            raise JobError(f"cannot reach MLflow at {without_password(uri)}: {cause_of(error)}") from error
 
     def _experiment(self) -> str:
         name = self.settings.mlflow.experiment
@@ -172,7 +173,9 @@ class Registry:
         try:
             local = mlflow.artifacts.download_artifacts(f"models:/{self.name}/{number}", dst_path=str(into))
         except Exception as error:
-            raise JobError(f"cannot fetch model {self.name} version {number} from MLflow: {error}") from error
+            raise JobError(
+                f"cannot fetch model {self.name} version {number} from MLflow: {cause_of(error)}"
+            ) from error
         return Path(local) / "artifacts" / "model"
 
     def log_version(
@@ -239,7 +242,7 @@ def _only_if_absent(error: MlflowException) -> None:
         return
     if error.error_code == "INVALID_PARAMETER_VALUE" and "not found" in str(error):  # an alias that is not set
         return
-    raise JobError(f"cannot read the model registry: {error}") from error
+    raise JobError(f"cannot read the model registry: {cause_of(error)}") from error
 
 
 def _version(found: Any) -> Version:

@@ -30,12 +30,15 @@ from jobs.analytics import refresh
 from jobs.command import one_line, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.private import private_files
+from jobs.machine_errors import machine_trouble
+from jobs.private import hide, private_files
 from jobs.registry import CHAMPION, PREVIOUS, Registry
 from jobs.schemas import CANDIDATE_ARM, EXPERIMENTS, NIGHTS, ROLLED_BACK
 from jobs.settings import Settings, load_settings
 from jobs.table_form import Table
 
+RETURN_TO = "rolled_back_to"
+"""Tag of a version: which one its rollback returns to."""
 log = logging.getLogger("syncrec")
 
 
@@ -70,7 +73,7 @@ def make_plan(
     champion, previous = registry.at_alias(CHAMPION), registry.at_alias(PREVIOUS)
     if champion is None:
         raise JobError("there is no champion to roll back: no night has promoted a version yet")
-    bad = champion.number
+    bad, to = champion.number, to or champion.tags.get(RETURN_TO)  # tagged: an earlier call was ended in the middle
     trials = {row["ds"]: row for row in arms if row["arm"] == CANDIDATE_ARM}
     shown = sorted((row for row in nights if row["decision"] != ROLLED_BACK), key=lambda row: row["ds"])
     newest = str(shown[-1]["served_version"]) if shown else bad
@@ -79,8 +82,10 @@ def make_plan(
     behind = previous.number if previous and previous.number != champion.number else None
     target = to or behind
     if target is None:
+        done = " (the last rollback is complete)" if any(r["decision"] == ROLLED_BACK for r in nights) else ""
         raise JobError(
-            f"version {bad} is champion, and there is no previous one: name the version to return to with --to"
+            f"version {bad} is champion, and there is no previous one{done}: name the version to return to with "
+            "--to"
         )
     if target == bad:
         raise JobError(f"version {bad} is the champion already: nothing to roll back to")
@@ -119,17 +124,23 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
     lakehouse.create_tables()
     rows = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name)).to_pylist()
     arms = lakehouse.read_arrow(EXPERIMENTS.name, lakehouse.current_snapshot(EXPERIMENTS.name)).to_pylist()
-    plan = make_plan(rows, registry, to, arms)
+    try:
+        plan = make_plan(rows, registry, to, arms)
+    except JobError:
+        if not dry_run:
+            refresh(settings)  # an earlier call may have been ended just before it
+        raise
     if not dry_run:
+        registry.tag(plan.bad, **{RETURN_TO: plan.to})
         registry.tag(plan.bad, **{ROLLED_BACK: reason})  # from here on no gate and no alias takes it
         _withdraw(lakehouse, rows, plan, reason)
         _withdraw_trials(lakehouse, arms, plan, reason)
-        registry.move_alias(CHAMPION, plan.to)
+        _describe(registry, plan, reason)
         if plan.before is not None:
             registry.move_alias(PREVIOUS, plan.before)
         else:
             registry.drop_alias(PREVIOUS)
-        _describe(registry, plan, reason)
+        registry.move_alias(CHAMPION, plan.to)  # the last: until then another call knows what is left to do
         refresh(settings)
     return _words(plan, dry_run)
 
@@ -210,6 +221,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         said = roll_back(load_settings(parsed.config), to=parsed.to, reason=parsed.reason, dry_run=parsed.dry_run)
     except JobError as error:
         print(f"error: rollback: {one_line(error)}", file=sys.stderr, flush=True)
+        return 1
+    except Exception as error:
+        if not (trouble := machine_trouble(error)):
+            raise
+        print(f"error: rollback: {hide(trouble)}", file=sys.stderr, flush=True)
         return 1
     log.info("rollback: %s (%.1f s)", said, time.monotonic() - began)
     return 0

@@ -520,10 +520,15 @@ def test_what_nights_leave_beside_the_tables(
         (models / f"vocabulary-{day(n)}-1.json").write_text("{}")
         (checkpoints / f"{day(n)}-from-cold").write_text("x")
     (checkpoints / f"{day(2)}-from-cold.partial").write_text("x")
+    (checkpoints / ".tmpNpyEb").write_text("x")  # safetensors' name of a file that it has not written to its end
     (checkpoints / f"{day(9)}-from-version-2").write_text("x")  # a night that is not published
     (models / "something-else").write_text("x")
+    scratch = nights.settings.state / "spark/local"
+    (scratch / "blockmgr-of-a-killed-job" / "0e").mkdir(parents=True)
+    (scratch / "blockmgr-of-a-killed-job" / "0e" / "shuffle_0.data").write_text("x")
     nights.maintain(day(7), later=timedelta(0))
-    assert len(list(models.iterdir())) == 8 and len(list(checkpoints.iterdir())) == 4, "too young"
+    assert len(list(models.iterdir())) == 8 and len(list(checkpoints.iterdir())) == 5, "too young"
+    assert len(list(scratch.iterdir())) == 1, "too young"
     nights.maintain(day(7))
     assert sorted(path.name for path in models.iterdir()) == [
         "something-else", "syncrec-1-run1", "syncrec-2-run2", "syncrec-7-run7", "vocabulary-2024-01-05-1.json",
@@ -532,6 +537,7 @@ def test_what_nights_leave_beside_the_tables(
         "2024-01-05-from-cold",
         "2024-01-10-from-version-2",
     ]
+    assert list(scratch.iterdir()) == []
     days = sorted(path.name for path in (nights.lakehouse.warehouse / "_nights").iterdir())
     assert days == [str(day(n)) for n in range(3, 8)]
     assert json.loads(note._file.read_text())["served_version"] == "7"

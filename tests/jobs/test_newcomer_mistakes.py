@@ -19,6 +19,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from py4j.java_gateway import GatewayParameters, JavaGateway
+from py4j.protocol import Py4JError
 
 from jobs import analytics, forget, nightly, pages, query, rollback
 from jobs.command import Run, run_job
@@ -237,12 +239,38 @@ def test_a_state_folder_that_may_not_be_written(home: Path, capsys: pytest.Captu
         ("(sqlite3.OperationalError) database or disk is full", "the disk is full: "),
         ("(sqlite3.OperationalError) attempt to write a readonly database", "mounted read only"),
         ("java.lang.OutOfMemoryError: Java heap space", "memory ran out"),
+        (
+            "of file:///nowhere/x [Errno 28] No space left on device: '/etc/hosts'",
+            "the disk is full at /etc/hosts:",
+        ),
+        ("(sqlite3.OperationalError) database is locked", "keeps the SQLite database locked"),
+        (
+            "API request to http://127.0.0.1:5000/api/2.0/mlflow/runs/log-batch failed with exception "
+            "HTTPConnectionPool(host='127.0.0.1', port=5000): Max retries exceeded with url: /api",
+            "a service does not answer at http://127.0.0.1:5000: start it",
+        ),
+        ('connection to server at "db", port 5432 failed: Connection refused', "does not answer at db:5432:"),
+        (
+            'connection to server at "db" (10.0.0.2), port 5432 failed: FATAL:  the database system is starting up',
+            "does not answer at db:5432:",
+        ),
+        ("server closed the connection unexpectedly", "a service does not answer: start it"),
+        ("Py4JNetworkError: Answer from Java side is empty", "Spark's Java process ended"),
     ],
 )
-def test_what_spark_and_sqlite_say_of_the_machine_is_the_same_answer(said: str, answer: str) -> None:
+def test_what_spark_and_databases_say_of_the_machine_is_the_same_answer(said: str, answer: str) -> None:
     trouble = machine_trouble(RuntimeError(said))
     assert trouble and answer in trouble
     assert machine_trouble(RuntimeError("something else")) is None
+
+
+def test_a_java_process_that_is_gone_is_told_from_a_service_that_is() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as nobody, pytest.raises(Py4JError) as asked:
+        port = nobody.getsockname()[1]
+        nobody.close()
+        gateway = JavaGateway(gateway_parameters=GatewayParameters(port=port))
+        gateway.jvm.java.lang.System.nanoTime()
+    assert "Spark's Java process ended" in (machine_trouble(asked.value) or "")
 
 
 def test_a_wrong_day_is_refused_by_every_job(capsys: pytest.CaptureFixture[str]) -> None:

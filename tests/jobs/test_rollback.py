@@ -14,8 +14,10 @@ import duckdb
 import mlflow
 import pyarrow as pa
 import pytest
+from pyiceberg.expressions import EqualTo
 
 from jobs import rollback
+from jobs.analytics import analytics_file, write_analytics
 from jobs.arms import Split
 from jobs.command import Run
 from jobs.errors import JobError
@@ -172,21 +174,36 @@ def test_a_dry_run_changes_nothing(three: Project) -> None:
     assert three.aliases() == ("2", "1") and three.nights() == rows and three.shown() == [f"of-{THIRD}"]
 
 
-@pytest.mark.parametrize("step", ["_withdraw", "_describe", "move_alias", "drop_alias"])
+@pytest.mark.parametrize(
+    ("step", "call"),
+    [("_withdraw", 1), ("_describe", 1), ("drop_alias", 1), ("drop_alias", 2), ("move_alias", 1), ("refresh", 1)],
+)
 def test_a_rollback_that_was_killed_can_be_run_again(
-    three: Project, step: str, monkeypatch: pytest.MonkeyPatch
+    three: Project, step: str, call: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """call 2: the step is done, the kill comes just after it."""
+    write_analytics(three.settings)
     with monkeypatch.context() as patch:
-        owner = rollback if step.startswith("_") else Registry
-        patch.setattr(owner, step, lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+        owner = Registry if step.endswith("alias") else rollback
+        whole = getattr(owner, step)
+
+        def killed(*arguments: Any, **named: Any) -> None:
+            if call == 2:
+                whole(*arguments, **named)
+            raise KeyboardInterrupt
+
+        patch.setattr(owner, step, killed)
         with pytest.raises(KeyboardInterrupt):
             roll_back(three.settings, reason="bad")
-    if step in ("_describe", "drop_alias"):  # what counts was done
-        with pytest.raises(JobError, match="version 1 is champion, and there is no previous one"):
+    if step == "refresh":  # all else is done
+        with pytest.raises(JobError, match=r"no previous one \(the last rollback is complete\)"):
             roll_back(three.settings, reason="bad")
     else:
-        roll_back(three.settings, reason="bad")
-    assert three.aliases()[0] == "1" and three.shown() == [f"of-{FIRST}"]
+        assert roll_back(three.settings, reason="bad").startswith("champion: version 1; withdrawn: version 2")
+    assert three.aliases() == ("1", None) and three.shown() == [f"of-{FIRST}"]
+    assert "Rolled back to version 1: bad." in three.registry.client.get_model_version("syncrec", "2").description
+    with duckdb.connect(str(analytics_file(three.settings)), read_only=True) as connection:
+        assert connection.sql("select item_id from latest_recommendations").fetchall() == [(f"of-{FIRST}",)]
 
 
 def test_a_night_in_progress_with_the_withdrawn_version_publishes_nothing(three: Project) -> None:
@@ -226,6 +243,27 @@ def test_the_gate_refuses_the_version_when_its_night_is_run_again(three: Project
     (decision,) = [row for row in checks if row["rule"] == "decision"]
     assert (decision["outcome"], decision["words"]) == ("refused", "version 2 was rolled back: bad")
     assert {row["challenger"] for row in checks} == {"2"} and {row["champion"] for row in checks} == {"1"}
+
+
+def test_the_gate_reads_what_its_own_run_measured_whoever_measured_after_it(project: Project) -> None:
+    project.night(FIRST, project.version(FIRST))
+    better, run = project.version(SECOND), project.run(SECOND)
+    night = Night(run, project.lakehouse)
+    night.pin("sequences", 1)
+    for run_id, value in ((run.run_id, 0.5), ("another run", 0.1)):
+        rows = [
+            {"run_id": run_id, "split": "test", "metric": "ndcg@10", "cases": 500, "ds": SECOND, "domain": domain}
+            | {"role": role, "view": "served", "value": number, "low": number, "high": number}
+            for domain in project.settings.domain_names
+            for role, number in (("challenger", value), ("champion", 0.1))
+        ]
+        table = pa.Table.from_pylist(rows, schema=DOMAIN_METRICS.arrow_schema)
+        files = project.lakehouse.stage_arrow(DOMAIN_METRICS.name, table, SECOND, run_id)
+        day = EqualTo("ds", SECOND.isoformat())
+        snapshot = project.lakehouse.replace(DOMAIN_METRICS.name, day, files, ds=SECOND, run_id=run_id)
+        if run_id == run.run_id:
+            night.pin(DOMAIN_METRICS.name, snapshot)
+    assert run_gate(run) == f"promoted; version {better} scores tonight"
 
 
 def test_another_version_can_be_named_and_what_cannot_be_is_refused(three: Project) -> None:
