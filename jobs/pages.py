@@ -28,7 +28,7 @@ import psutil
 from jobs.command import one_line
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.night import write_whole
+from jobs.night_files import write_whole
 from jobs.nightly import config_file
 from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
 from jobs.private import hide, private_files, without_password
