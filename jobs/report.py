@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import tempfile
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
@@ -19,6 +21,7 @@ import jinja2
 from jobs.analytics import write_analytics
 from jobs.command import Run, one_line, run_job
 from jobs.errors import PublishConflict
+from jobs.links import run_link, tell_links
 from jobs.night_files import write_whole
 from jobs.query import connect, open_lakehouse
 from jobs.report_facts import gather, index_rows
@@ -80,6 +83,12 @@ def _gibibytes(value: float | None) -> str:
 # --- MLflow ---------------------------------------------------------------------------------------------
 
 
+def alone(page: str) -> str:
+    """A page without links to other nights, which are not beside it among the artifacts of a run."""
+    page = re.sub(r"<nav .*?</nav>", "", page, flags=re.DOTALL)
+    return re.sub(r'<a [^>]*href="[\d-]+\.html"[^>]*>(.*?)</a>', r"\1", page)
+
+
 def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Path) -> bool:
     """Add the page to the artifacts of the night's training run; False, with a log line, where that cannot be."""
     sqlite = settings.tracking_uri.removeprefix("sqlite:///")
@@ -89,6 +98,8 @@ def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Pat
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         from mlflow.tracking import MlflowClient
+
+        from jobs.run_note import add_facts, artifact_link
 
         client = MlflowClient(tracking_uri=settings.tracking_uri)
         experiment = client.get_experiment_by_name(settings.mlflow.experiment)
@@ -103,7 +114,16 @@ def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Pat
         if not found:
             log.info("report: no MLflow run is tagged ds = %s: the page is not attached", ds)
             return False
-        client.log_artifact((own or found)[0].info.run_id, str(file), "report")
+        mlflow_run = (own or found)[0].info.run_id
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / file.name
+            copy.write_text(alone(file.read_text(encoding="utf-8")), encoding="utf-8")
+            client.log_artifact(mlflow_run, str(copy), "report")
+        client.set_tag(mlflow_run, "report", f"report/{file.name}")
+        link = artifact_link(client, mlflow_run, f"report/{file.name}", "how the night went")
+        add_facts(client, mlflow_run, {"Report": link})
+        pages = (settings, experiment.experiment_id, mlflow_run)
+        tell_links(run=run_link(*pages), report=run_link(*pages, artifact=f"report/{file.name}"))
     except Exception as error:  # MLflow raises what its store raises; the report stands without it
         log.warning("report: not attached to MLflow: %s", one_line(error, 200))
         return False
@@ -128,6 +148,7 @@ def job(run: Run) -> str:
         file = folder / f"{run.ds}.html"
         write_whole(file, render("night", **facts, figures=figures))
         write_whole(folder / "index.html", render("index", nights=index_rows(connection, folder)))
+    tell_links(report=file.as_uri())  # until it is among MLflow's artifacts
     run_id = facts["night"]["run_id"] if facts["night"] else run.run_id
     attach_to_mlflow(run.settings, run.ds, run_id, file)
     write_analytics(run.settings)

@@ -252,7 +252,14 @@ def test_the_page_becomes_an_artifact_of_the_nights_training_run(tmp_path: Path)
         name: client.create_run(experiment, tags={"ds": "2024-01-30", "syncrec.run_id": name}).info.run_id
         for name in ("run-30", "another")
     }
+    report.write_text(
+        '<nav aria-label="x"><a href="index.html">All</a></nav>as on <a href="2024-01-29.html">29</a>'
+    )
     assert attach_to_mlflow(settings, D30, "run-30", report)
+    copy = client.download_artifacts(runs["run-30"], "report/2024-01-30.html")
+    assert Path(copy).read_text() == "as on 29", "no link leads out of MLflow"
+    tags = client.get_run(runs["run-30"]).data.tags
+    assert tags["report"] == "report/2024-01-30.html" and "how the night went" in tags["mlflow.note.content"]
     assert [file.path for file in client.list_artifacts(runs["run-30"], "report")] == ["report/2024-01-30.html"]
     assert client.list_artifacts(runs["another"], "report") == []
     assert not attach_to_mlflow(settings, D31, "run-31", report), "no run of that day"
