@@ -77,7 +77,9 @@ def _seconds(value: float | None) -> str:
 
 
 def _gibibytes(value: float | None) -> str:
-    return "–" if value is None else f"{value / 2**30:.1f} GiB"
+    if value is None:
+        return "–"
+    return f"{value / 2**30:.1f} GiB" if value >= 0.1 * 2**30 else f"{value / 2**20:.0f} MiB"
 
 
 # --- MLflow ---------------------------------------------------------------------------------------------

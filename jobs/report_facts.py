@@ -176,6 +176,8 @@ def index_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Row]
     took = dict(connection.execute("select (ds, run_id), sum(seconds) from steps group by all").fetchall())
     audited = {row[0] for row in connection.execute("select distinct ds from audits").fetchall()}
     pages = {file.stem for file in folder.glob("????-??-??.html")}
+    first = min(nights, default=date.max)
+    audited -= {day for day in audited if day < first and day.isoformat() not in pages}  # the history, no night
     days = sorted({day.isoformat() for day in (*nights, *audited)} | pages, reverse=True)
     table = []
     for day in days:
