@@ -1,4 +1,4 @@
-"""The operator of a step, and what people and other DAGs hear of it: the cause of a failure, the day, alerts.
+"""The operator of a step, and what people and other DAGs hear of it: why it failed, the day, links, alerts.
 
 A sibling of the DAG files: Airflow puts its DAG folder on the import path of every process that runs a task or a
 callback. An alert is one line; it goes to the log, and to the input of SYNCREC_ALERT_COMMAND where that is set.
@@ -6,26 +6,54 @@ callback. An alert is one line; it goes to the log, and to the input of SYNCREC_
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shlex
 import subprocess
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.hooks.subprocess import SubprocessHook
 from airflow.providers.standard.operators.bash import BashOperator
+from airflow.sdk import BaseOperatorLink
 from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 
 ALERT_SECONDS = 60
 log = logging.getLogger("syncrec.alerts")
 
 
+# What the JVM says at every start of Spark, and no setting can silence.
+NOISE = ("WARNING: Using incubator modules",)
+
+
+class FactsOnly:
+    """A task's log without lines that tell nobody anything."""
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+
+    def info(self, text: str, *values: Any) -> None:
+        """Log a line of the job, or one of the hook's own."""
+        if not (values and str(values[0]).startswith(NOISE)):
+            self._log.info(text, *values)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._log, name)
+
+
 class JobSubprocessHook(SubprocessHook):
     """Remembers the line with which a job says why it failed: its last one."""
 
     cause = ""
+
+    @property
+    def log(self) -> FactsOnly:
+        """The task's log."""
+        return FactsOnly(super().log)
 
     def run_command(self, *arguments: Any, **named: Any) -> Any:
         """Run the command as ever."""
@@ -34,8 +62,37 @@ class JobSubprocessHook(SubprocessHook):
         return result
 
 
+class PageLink(BaseOperatorLink):
+    """A button on the task's page in Airflow: where the job said that one should look."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """What the button says."""
+        return self._name
+
+    @property
+    def xcom_key(self) -> str:
+        """Where Airflow keeps the address."""
+        return f"link {self._name}"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:
+        """The address that the job told; empty: none, and the button is grey."""
+        return str(operator.told.get(self._name, ""))
+
+
 class JobOperator(BashOperator):
-    """One job. A failure's message is the job's `error:` line; events of its assets say which day they are of."""
+    """One job. A failure's message is the job's `error:` line; events of its assets say which day they are of.
+
+    pages: names of the links that the job tells (jobs/links.py).
+    """
+
+    def __init__(self, *, pages: Sequence[str] = (), **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.operator_extra_links = tuple(map(PageLink, pages))
+        self.told: dict[str, str] = {}
 
     @cached_property
     def subprocess_hook(self) -> JobSubprocessHook:
@@ -44,6 +101,16 @@ class JobOperator(BashOperator):
 
     def execute(self, context: Any) -> Any:
         """Run the job."""
+        with tempfile.TemporaryDirectory(prefix="syncrec-") as folder:
+            file = Path(folder) / "links.json"
+            self.env = {**(self.env or {}), "SYNCREC_LINKS": str(file)}
+            try:
+                return self._execute(context)
+            finally:
+                if file.is_file():
+                    self.told = json.loads(file.read_text(encoding="utf-8"))
+
+    def _execute(self, context: Any) -> Any:
         try:
             result = super().execute(context)
         except AirflowSkipException:

@@ -25,6 +25,8 @@ do.
 
 with DAG(
     dag_id="syncrec_maintenance",
+    dag_display_name="SyNCRec: weekly maintenance",
+    description="Small files merged, old snapshots and rows dropped, leftovers removed; beside the nights",
     schedule=CronDataIntervalTimetable(
         "0 12 * * 0", timezone="UTC"
     ),  # Sundays at noon: the nights begin at midnight
@@ -44,6 +46,7 @@ with DAG(
 ) as dag:
     maintain = JobOperator(
         task_id="maintain",
+        task_display_name="Maintain",
         bash_command='exec "$SYNCREC_JOBS_PYTHON" -m jobs.maintain --ds="$SYNCREC_DS" --run-id="$SYNCREC_RUN_ID"',
         env={
             "SYNCREC_JOBS_PYTHON": JOBS_PYTHON,

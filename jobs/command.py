@@ -18,8 +18,10 @@ from pathlib import Path
 
 from jobs.errors import JobError, NothingToDo
 from jobs.machine_errors import machine_trouble
+from jobs.night_log import BESIDE, STEPS
 from jobs.private import HidingFormatter, hide, private_files
 from jobs.settings import Settings, load_settings
+from jobs.step_times import DONE, FAILED, NOTHING, StepClock, process_age
 
 SKIPPED_EXIT_CODE = 99
 _RUN_ID = re.compile(r"^[A-Za-z0-9_.:+-]{1,200}$")
@@ -100,35 +102,53 @@ def run_job(
         arguments(parser)
     parsed = parser.parse_args(argv)
     start_logging()
-    started = time.monotonic()
+    age = process_age() if argv is None else 0.0  # called with arguments, it is not this process's only work
+    return _run(job, name, parsed, age)
+
+
+def _run(job: Callable[[Run], str | None], name: str, parsed: argparse.Namespace, age: float) -> int:
+    """Run the job, note how it went, say it in one line."""
+    clock: StepClock | None = None
+    began = time.monotonic() - age
+
+    def ended(outcome: str, message: str = "") -> None:
+        if clock is not None:
+            clock.end(outcome, message, peak_memory())
+
+    def error(text: str, message: str = "") -> None:
+        print(f"error: {name} {parsed.ds}: {text}", file=sys.stderr, flush=True)
+        ended(FAILED, message or text)
+
     try:
         private_files()
         settings = load_settings(parsed.config)
+        if name in (*STEPS, BESIDE) and os.environ.get("RANK", "0") == "0":  # under torchrun rank 0 is the step
+            clock = StepClock(settings.warehouse, parsed.ds, parsed.run_id, name, age)
         closing = job(Run(ds=parsed.ds, run_id=parsed.run_id, settings=settings, arguments=parsed))
     except NothingToDo as reason:
         log.info("%s %s: nothing to do: %s", name, parsed.ds, reason)
+        ended(NOTHING, str(reason))
         return SKIPPED_EXIT_CODE
-    except JobError as error:
-        print(f"error: {name} {parsed.ds}: {one_line(error)}", file=sys.stderr, flush=True)
+    except JobError as reason:
+        error(one_line(reason))
         return 1
     except KeyboardInterrupt:
-        print(f"error: {name} {parsed.ds}: interrupted; run it again", file=sys.stderr, flush=True)
+        error("interrupted; run it again")
         return 130
-    except Exception as error:
-        if trouble := machine_trouble(error):
-            print(f"error: {name} {parsed.ds}: {hide(trouble)}", file=sys.stderr, flush=True)
+    except Exception as defect:
+        if trouble := machine_trouble(defect):
+            error(hide(trouble))
             return 1
         print(hide(traceback.format_exc()), end="", file=sys.stderr)
-        print(
-            f"error: {name} {parsed.ds}: {type(error).__name__}: {one_line(error)}",
-            file=sys.stderr,
-            flush=True,
-        )
+        kind = type(defect).__name__
+        # what a library says may hold a user's row: the table and the report name its kind alone
+        error(f"{kind}: {one_line(defect)}", f"{kind}; the log says more")
         return 70
-    took = f"{time.monotonic() - started:.1f} s"
+    took = f"{time.monotonic() - began:.1f} s"
     if (peak := peak_memory()) is not None:
         took += f", at most {peak / 2**30:.1f} GiB"
     log.info("%s %s: %s (%s)", name, parsed.ds, closing or "done", took)
+    ended(DONE)
     return 0
 
 

@@ -22,9 +22,11 @@ from jobs.backfill import champion_of
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
+from jobs.links import run_link, tell_links
 from jobs.loaded_model import LoadedModel, load_version
 from jobs.night import Night
 from jobs.registry import Registry, Version
+from jobs.run_page import log_inputs
 from jobs.schemas import DOMAIN_METRICS
 from jobs.sequence_sets import count_events, read_sequences, read_vocabulary
 from jobs.splits import split_windows
@@ -144,6 +146,7 @@ def evaluate(run: Run) -> str:
     challenger = registry.of_night(ds, night.run_id)
     if challenger is None:
         raise JobError(f"no version was registered for {ds} by run '{night.run_id}': run train first")
+    tell_links(run=run_link(settings, registry.experiment_id, challenger.run_id))
     vocabulary = read_vocabulary(lakehouse, night, run.ds, settings.domain_names)
     window = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[2]
     (test_set,) = read_sequences(run, lakehouse, night, vocabulary, "test")
@@ -169,6 +172,8 @@ def evaluate(run: Run) -> str:
         night.note(**{f"{role}_ndcg": _macro(own)})
         if role == "challenger":
             _log_test(registry, version, own)
+            with mlflow.start_run(run_id=version.run_id):
+                log_inputs(lakehouse, night.snapshot("sequences"), {"test": test_set})
     since = window.start - timedelta(days=settings.scoring.popularity_days)
     counts = count_events(lakehouse, night, run.ds, since, window.start, vocabulary)
     by_domain = dict(zip(vocabulary.domains, counts, strict=True))

@@ -13,7 +13,7 @@ from typing import Any
 
 from jobs.errors import JobError
 from jobs.forget_person import People
-from jobs.night import write_whole
+from jobs.night_files import write_whole
 from jobs.settings import Settings
 
 _ARTICLE = re.compile(r'<article class="user">\s*<h3>(.*?)\s*<small>.*?</article>', re.DOTALL)

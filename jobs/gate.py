@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import date
 
-import mlflow
 import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
@@ -21,10 +20,13 @@ from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.gate_rules import Decision, Facts, Figures, Gaps, decide
 from jobs.lakehouse import Lakehouse
+from jobs.links import run_link, tell_links
 from jobs.night import Night
 from jobs.registry import Registry, Version
+from jobs.run_note import add_facts, version_link
 from jobs.schemas import DOMAIN_METRICS, GATE_CHECKS, ROLLED_BACK
 from jobs.settings import Settings
+from jobs.version_words import judgement
 
 log = logging.getLogger("syncrec")
 _GAP = "gate_"  # begins the names of the paired differences in domain_metrics
@@ -68,7 +70,8 @@ def run_gate(run: Run) -> str:
         challenger=facts.challenger,
     )
     if challenger is not None:
-        _tag(registry, challenger, decision, ds)
+        tell_links(run=run_link(settings, registry.experiment_id, challenger.run_id))
+        _tag(registry, challenger, decision, ds, champion)
     for warning in decision.warnings:
         log.warning("gate: %s", warning)
     log.info("gate: %s: %s", decision.decision, decision.reason)
@@ -104,14 +107,20 @@ def _figures(run: Run, lakehouse: Lakehouse, night: Night, settings: Settings) -
     return figures, gaps
 
 
-def _tag(registry: Registry, challenger: Version, decision: Decision, ds: str) -> None:
+def _tag(registry: Registry, challenger: Version, decision: Decision, ds: str, champion: str | None) -> None:
+    """Say the decision where people look for it: the version's tags and description, its run's tags and note."""
     registry.tag(challenger.number, decision=decision.decision, decision_reason=decision.reason)
     old = registry.client.get_model_version(registry.name, challenger.number).description or ""
-    line = f"Gate of {ds}: {decision.decision}: {decision.reason}."
-    if line not in old:
-        registry.describe(challenger.number, f"{old}\n\n{line}".strip())
-    mlflow.MlflowClient().set_tag(challenger.run_id, "decision", decision.decision)
-    mlflow.MlflowClient().set_tag(challenger.run_id, "decision_reason", decision.reason)
+    others = champion if champion != challenger.number else None  # run again after the aliases moved
+    words = judgement(decision, ds, others, registry.settings.gate.metric)
+    if words not in old:
+        made = old.replace(" Not judged yet.", "")
+        page = f"[The run that made it](#/experiments/{registry.experiment_id}/runs/{challenger.run_id})"
+        registry.describe(challenger.number, f"{words}\n\n{made}\n\n{page}.")
+    registry.client.set_tag(challenger.run_id, "decision", decision.decision)
+    registry.client.set_tag(challenger.run_id, "decision_reason", decision.reason)
+    own = version_link(registry.name, challenger.number)
+    add_facts(registry.client, challenger.run_id, {"Gate": f"{own} {decision.decision}: {decision.reason}"})
 
 
 def main(argv: Sequence[str] | None = None) -> int:

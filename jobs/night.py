@@ -6,16 +6,13 @@ job reads the snapshot that is pinned, or pins the newest. A job that publishes 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from jobs.command import Run
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
+from jobs.night_files import notes_file, write_whole
 
 
 class Night:
@@ -31,12 +28,9 @@ class Night:
 
     def __init__(self, run: Run, lakehouse: Lakehouse) -> None:
         self._lakehouse = lakehouse
-        folder = lakehouse.warehouse / "_nights" / run.ds.isoformat()
-        name = hashlib.sha256(run.run_id.encode()).hexdigest()[:16]
-        self._file = folder / f"{name}.json"
+        self._file = notes_file(lakehouse.warehouse, run.ds, run.run_id)
         self.run_id = run.run_id
-        if run.run_id == "manual" and not self._file.exists():
-            self._file = max(folder.glob("*.json"), key=lambda f: f.stat().st_mtime_ns, default=self._file)
+        if run.run_id == "manual":
             self.run_id = str(self._read()["run_id"])
 
     def _read(self) -> dict[str, Any]:
@@ -85,17 +79,3 @@ class Night:
     def get(self, key: str) -> Any:
         """Like `noted`, None where the value is absent."""
         return self._read().get(key)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that readers see the old or the new content, also after a power cut."""
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(name, file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -28,7 +28,7 @@ import psutil
 from jobs.command import one_line
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.night import write_whole
+from jobs.night_files import write_whole
 from jobs.nightly import config_file
 from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
 from jobs.private import hide, private_files, without_password
@@ -98,6 +98,8 @@ class Pages:
             _need_free(mlflow_port, "MLFLOW_PORT")
         self._logs.mkdir(parents=True, exist_ok=True)
         environment = _pages_environment(airflow_environment(self.settings, self.config), airflow_port)
+        if own_mlflow:
+            environment.setdefault("SYNCREC_MLFLOW_PAGE", f"http://{HOST}:{mlflow_port}")
         prepare(environment)
         try:
             self._start_all(environment, airflow_port, mlflow_port if own_mlflow else None)
@@ -186,7 +188,7 @@ class Pages:
         mlflow = addresses.get("mlflow") or without_password(self.settings.tracking_uri)
         passwords = self.settings.state / "airflow" / "simple_auth_manager_passwords.json.generated"
         return [
-            f"MLflow   {mlflow}    experiment {self.settings.mlflow.experiment}, model "
+            f"MLflow   {mlflow}    experiment {self.settings.mlflow.experiment} (choose Training runs), model "
             f"{self.settings.mlflow.model_name}",
             f"Airflow  {addresses.get('airflow', 'not running')}    user admin, password in {passwords}",
             "Both listen on this machine only. syncrec_nightly is paused: switch it on to run every night.",

@@ -9,177 +9,27 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import re
+import tempfile
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
 
-import duckdb
 import jinja2
 
 from jobs.analytics import write_analytics
 from jobs.command import Run, one_line, run_job
-from jobs.night import write_whole
-from jobs.query import connect
-from jobs.report_figures import transfer_figures
-from jobs.schemas import ROLLED_BACK, SERVED
+from jobs.errors import PublishConflict
+from jobs.links import run_link, tell_links
+from jobs.night_files import write_whole
+from jobs.query import connect, open_lakehouse
+from jobs.report_facts import gather, index_rows
+from jobs.report_figures import quality_figure, steps_figure, transfer_figures
 from jobs.settings import Settings
-from jobs.sql_views import SQL
+from jobs.step_times import record_steps
 
-Row = dict[str, Any]
-NIGHTS_IN_FIGURES = 30
-EVENTS_SHOWN = 8
 log = logging.getLogger("syncrec")
-
-
-def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[str]) -> dict[str, Any]:
-    """Read everything that the page of one night shows.
-
-    Parameters
-    ----------
-    connection
-        From jobs.query.connect: every table and view.
-    ds
-        The night.
-    domains
-        The configured domains, in the order in which they are shown.
-    """
-
-    def rows(text: str, **values: Any) -> list[Row]:
-        result = connection.execute(text, {"ds": ds, **values})
-        names = [column[0] for column in result.description]
-        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
-
-    nights = rows("select * from nights where ds <= $ds order by ds desc")
-    night = nights[0] if nights and nights[0]["ds"] == ds else None
-    gaps = rows("select * from ntg_by_night where ds <= $ds order by ds, published, run_id, model_version")
-    history = _history(gaps, domains)
-    quality = rows("select * from quality_by_version where ds = $ds and split = 'test'")
-    written = {row["domain"]: row for row in rows("select * from recommendations_by_domain where ds = $ds")}
-    for row in rows("select * from coverage_by_night where ds = $ds"):
-        written[row["domain"]] = row | written.get(row["domain"], {})
-    arrived = {row["domain"]: row for row in rows("select * from interactions_by_day where arrival_ds = $ds")}
-    facts: dict[str, Any] = {
-        "ds": ds,
-        "night": night,
-        "last_published": next((row["ds"] for row in nights if row["ds"] < ds), None),
-        "audits": rows("select * from audits where ds = $ds order by success, table_name, rule, run_id"),
-        "gate": rows("select * from gate_checks where ds = $ds order by domain, rule"),
-        "arms": rows("select * from experiments where ds = $ds order by arm desc"),
-        "transfer": [history[name][-1] for name in history if history[name][-1]["ds"] == ds],
-        "history": history,
-        "quality": _quality(quality, domains, night),
-        "arrived": [arrived[name] for name in _in_order(arrived, domains)],
-        "rejected": rows(
-            "select * from rejects_by_reason where arrival_ds = $ds order by lines desc, source, reason"
-        ),
-        "written": [written[name] for name in _in_order(written, domains)],
-        "users": rows((SQL / "report" / "sample_users.sql").read_text(encoding="utf-8")),
-    }
-    for user in facts["users"]:
-        user["history"] = rows(
-            "select * from interactions where user_id = $user and arrival_ds <= $ds"
-            " order by ts desc, event_id desc",
-            user=user["user_id"],
-        )[:EVENTS_SHOWN]
-        user["lists"] = rows(
-            "select * from recommendations where user_id = $user and ds = $ds and rank <= 3"
-            " order by domain, arm, rank",
-            user=user["user_id"],
-        )
-    facts["problems"] = problems(facts, domains)
-    return facts
-
-
-def _in_order(found: Mapping[str, Any], domains: Sequence[str]) -> list[str]:
-    """The names that were found: configured domains first in their order, then others, macro and min last."""
-    order = [*domains, *sorted(set(found) - {*domains, "macro", "min"}), "macro", "min"]
-    return [name for name in order if name in found]
-
-
-def _history(gaps: Sequence[Row], domains: Sequence[str]) -> dict[str, list[Row]]:
-    """NTG by domain, oldest first; of several runs of one day the published one counts."""
-    by_domain: dict[str, dict[date, Row]] = {}
-    for row in gaps:  # published rows come last in a day and win
-        by_domain.setdefault(row["domain"], {})[row["ds"]] = row
-    return {name: list(by_domain[name].values())[-NIGHTS_IN_FIGURES:] for name in _in_order(by_domain, domains)}
-
-
-def _quality(rows: Sequence[Row], domains: Sequence[str], night: Row | None) -> list[Row]:
-    """One line a domain: the served view of champion and challenger, the single view, popularity."""
-    runs = {row["run_id"] for row in rows}
-    run_id = night["run_id"] if night and night["run_id"] in runs else max(runs, default=None)
-    measured = {(row["domain"], row["role"], row["view"]): row for row in rows if row["run_id"] == run_id}
-    return [
-        {
-            "domain": name,
-            "champion": measured.get((name, "champion", "served")),
-            "challenger": measured.get((name, "challenger", "served")),
-            "single": measured.get((name, "challenger", "single")) or measured.get((name, "champion", "single")),
-            "popularity": measured.get((name, "popularity", "")),
-        }
-        for name in _in_order({domain: None for domain, _, _ in measured}, domains)
-    ]
-
-
-def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str, str]]:
-    """What a person should look at, worst first: ('bad' or 'look', one sentence)."""
-    bad: list[str] = []
-    look: list[str] = []
-    night = facts["night"]
-    for audit in facts["audits"]:
-        if not audit["success"]:
-            count = f"{audit['failed']:,} of {audit['checked']:,} rows" if audit["checked"] else audit["observed"]
-            sentence = f"Audit of {audit['table_name']} failed: {audit['rule']}: {count}."
-            if night and audit["run_id"] != night["run_id"]:
-                look.append(f"Another run of this day, {audit['run_id']}, was stopped. {sentence}")
-            else:
-                bad.append(sentence)
-    if night and night["decision"] == "no_challenger":
-        look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
-    if night and night["decision"] == ROLLED_BACK:
-        look.append(f"This night was {night['reason']}.")
-    look += [
-        f"Experiment {row['experiment']}: the candidate was {row['outcome'].replace('_', ' ')}: {row['reason']}."
-        for row in facts["arms"]
-        if row["outcome"] != SERVED
-    ]
-    ruled = night["run_id"] if night else None
-    look += [
-        f"Gate: {row['words']}." for row in facts["gate"] if (row["rule"], row["run_id"]) == ("warning", ruled)
-    ]
-    if not facts["audits"]:
-        look.append("No audit is recorded for this night.")
-    if not facts["arrived"]:
-        look.append("No event arrived on this day.")
-    if not facts["quality"]:
-        look.append("No quality was measured on this night.")
-    missing = [name for name in domains if name not in {row["domain"] for row in facts["written"]}]
-    if night and missing:
-        bad.append(f"No recommendations for {', '.join(missing)}.")
-    for row in facts["transfer"]:
-        if row["domain"] in domains and (row["ntg_served_high"] or 0) < 0:
-            look.append(f"What users of {row['domain']} get is worse than the single-domain view alone.")
-    return [("bad", text) for text in bad] + [("look", text) for text in look]
-
-
-def index_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Row]:
-    """Every night that was published, audited or reported, newest first."""
-    result = connection.execute("select ds, served_version, decision, reason from nights")
-    nights = {row[0]: row for row in result.fetchall()}
-    audited = {row[0] for row in connection.execute("select distinct ds from audits").fetchall()}
-    pages = {file.stem for file in folder.glob("????-??-??.html")}
-    days = sorted({day.isoformat() for day in (*nights, *audited)} | pages, reverse=True)
-    table = []
-    for day in days:
-        _, version, decision, reason = nights.get(date.fromisoformat(day), (None, None, None, None))
-        published = date.fromisoformat(day) in nights
-        table.append({"day": day, "page": day in pages, "published": published, "version": version})
-        table[-1] |= {"decision": decision, "reason": reason}
-    return table
-
-
-# --- the page -------------------------------------------------------------------------------------------
 
 
 def render(name: str, **values: Any) -> str:
@@ -192,6 +42,7 @@ def render(name: str, **values: Any) -> str:
         undefined=jinja2.StrictUndefined,
     )
     environment.filters |= {"number": _number, "signed": _signed, "percent": _percent, "count": _count}
+    environment.filters |= {"seconds": _seconds, "gibibytes": _gibibytes}
     return environment.get_template("report.html.j2").render(page=name, **values)
 
 
@@ -215,7 +66,29 @@ def _count(value: int | None) -> str:
     return "–" if value is None else f"{value:,}"
 
 
+def _seconds(value: float | None) -> str:
+    """A duration in words: 4.2 s, 3 min 20 s, 2 h 05 min."""
+    if value is None:
+        return "–"
+    if value < 99.95:
+        return f"{value:.1f} s"
+    minutes, seconds = divmod(round(value), 60)
+    return f"{minutes} min {seconds:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _gibibytes(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value / 2**30:.1f} GiB" if value >= 0.1 * 2**30 else f"{value / 2**20:.0f} MiB"
+
+
 # --- MLflow ---------------------------------------------------------------------------------------------
+
+
+def alone(page: str) -> str:
+    """A page without links to other nights, which are not beside it among the artifacts of a run."""
+    page = re.sub(r"<nav .*?</nav>", "", page, flags=re.DOTALL)
+    return re.sub(r'<a [^>]*href="[\d-]+\.html"[^>]*>(.*?)</a>', r"\1", page)
 
 
 def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Path) -> bool:
@@ -227,6 +100,8 @@ def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Pat
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
         from mlflow.tracking import MlflowClient
+
+        from jobs.run_note import add_facts, artifact_link
 
         client = MlflowClient(tracking_uri=settings.tracking_uri)
         experiment = client.get_experiment_by_name(settings.mlflow.experiment)
@@ -241,7 +116,16 @@ def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Pat
         if not found:
             log.info("report: no MLflow run is tagged ds = %s: the page is not attached", ds)
             return False
-        client.log_artifact((own or found)[0].info.run_id, str(file), "report")
+        mlflow_run = (own or found)[0].info.run_id
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / file.name
+            copy.write_text(alone(file.read_text(encoding="utf-8")), encoding="utf-8")
+            client.log_artifact(mlflow_run, str(copy), "report")
+        client.set_tag(mlflow_run, "report", f"report/{file.name}")
+        link = artifact_link(client, mlflow_run, f"report/{file.name}", "how the night went")
+        add_facts(client, mlflow_run, {"Report": link})
+        pages = (settings, experiment.experiment_id, mlflow_run)
+        tell_links(run=run_link(*pages), report=run_link(*pages, artifact=f"report/{file.name}"))
     except Exception as error:  # MLflow raises what its store raises; the report stands without it
         log.warning("report: not attached to MLflow: %s", one_line(error, 200))
         return False
@@ -251,13 +135,22 @@ def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Pat
 def job(run: Run) -> str:
     """Write the night's page and the index."""
     folder = run.settings.state / "reports"
+    try:
+        record_steps(open_lakehouse(run.settings), run.ds)
+    except PublishConflict as error:  # another report of this day writes the same
+        log.warning("report: %s", error)
     with connect(run.settings) as connection:
         folder.mkdir(parents=True, exist_ok=True)
         facts = gather(connection, run.ds, run.settings.domain_names)
-        figures = transfer_figures(facts["history"])
+        figures = {
+            "transfer": transfer_figures(facts["history"]),
+            "quality": quality_figure(facts["quality"]),
+            "steps": steps_figure(facts["steps"]),
+        }
         file = folder / f"{run.ds}.html"
         write_whole(file, render("night", **facts, figures=figures))
         write_whole(folder / "index.html", render("index", nights=index_rows(connection, folder)))
+    tell_links(report=file.as_uri())  # until it is among MLflow's artifacts
     run_id = facts["night"]["run_id"] if facts["night"] else run.run_id
     attach_to_mlflow(run.settings, run.ds, run_id, file)
     write_analytics(run.settings)

@@ -57,6 +57,125 @@ def transfer_figures(history: Mapping[str, Sequence[Mapping[str, Any]]]) -> list
     ]
 
 
+SERIES = (
+    ("popularity", "popularity", SOFT, "x"),
+    ("single", "single view", WEIGHT, "^"),
+    ("champion", "champion", INK, "D"),
+    ("challenger", "challenger", GAP, "o"),
+)
+
+
+def quality_figure(quality: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """One figure of ndcg@10 by domain with its intervals: champion, challenger, single view, popularity.
+
+    Parameters
+    ----------
+    quality
+        A row a domain: by name of the series the row of quality_by_version, or None. macro and min are left out.
+
+    Returns
+    -------
+    dict or None
+        svg and alt; None where nothing was measured.
+    """
+    shown = [row for row in quality if row["domain"] not in ("macro", "min")]
+    series = [own for own in SERIES if any(row[own[0]] for row in shown)]
+    if not series:
+        return None
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(3.4, 0.8 + 0.11 * len(shown) * (len(series) + 1.5)), layout="constrained")
+        axes = figure.subplots()
+        step = 0.75 / max(len(series), 2)
+        for number, (name, label, colour, marker) in enumerate(series):
+            rows = [(place, row[name]) for place, row in enumerate(shown) if row[name]]
+            places = [place + (len(series) - 1 - 2 * number) / 2 * step for place, _ in rows]
+            sure = [(y, row) for y, (_, row) in zip(places, rows, strict=True) if row["ndcg_10_low"] is not None]
+            axes.hlines(
+                [y for y, _ in sure],
+                [row["ndcg_10_low"] for _, row in sure],
+                [row["ndcg_10_high"] for _, row in sure],
+                color=colour,
+                linewidth=2,
+                alpha=0.5,
+            )
+            axes.plot(
+                [row["ndcg_10"] for _, row in rows],
+                places,
+                color=colour,
+                marker=marker,
+                markersize=4.5,
+                linestyle="",
+                label=label,
+            )
+        axes.set_yticks(range(len(shown)), [row["domain"] for row in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("ndcg@10")
+        axes.tick_params(axis="y", length=0)
+        handles, labels = axes.get_legend_handles_labels()
+        figure.legend(
+            handles[::-1], labels[::-1], loc="outside upper center", ncols=2, frameon=False, labelcolor=INK
+        )
+        svg = _svg(figure, "quality")
+    return {"svg": svg, "alt": _quality_words(shown, series)}
+
+
+def _quality_words(shown: Sequence[Mapping[str, Any]], series: Sequence[tuple[str, str, str, str]]) -> str:
+    parts = []
+    for row in shown:
+        values = [f"{label} {row[name]['ndcg_10']:.3f}" for name, label, _, _ in reversed(series) if row[name]]
+        parts.append(f"{row['domain']}: {', '.join(values)}")
+    return f"ndcg@10 by domain. {'; '.join(parts)}."
+
+
+def steps_figure(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """One bar a step as long as it took, in minutes where it is long, with a mark at what is usual.
+
+    Parameters
+    ----------
+    steps
+        Rows of sql/report/step_times.sql, in the order in which they began.
+
+    Returns
+    -------
+    dict or None
+        svg and alt; None where no step has ended.
+    """
+    shown = [step for step in steps if step["seconds"] is not None]
+    if not shown:
+        return None
+    longest = max(max(step["seconds"], step["usual_seconds"] or 0.0) for step in shown)
+    unit, size = ("minutes", 60.0) if longest >= 300 else ("seconds", 1.0)
+    usual = [(n, step["usual_seconds"] / size) for n, step in enumerate(shown) if step["usual_seconds"] is not None]
+    with matplotlib.rc_context(_RC):
+        figure = Figure(figsize=(3.4, 0.5 + 0.2 * len(shown)), layout="constrained")
+        axes = figure.subplots()
+        axes.barh(range(len(shown)), [step["seconds"] / size for step in shown], color=GAP, height=0.6)
+        axes.plot(
+            [value for _, value in usual],
+            [place for place, _ in usual],
+            color=INK,
+            marker="|",
+            markersize=11,
+            markeredgewidth=1.6,
+            linestyle="",
+        )
+        axes.set_yticks(range(len(shown)), [step["step"] for step in shown])
+        axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.set_xlim(0, longest / size * 1.05)
+        axes.set_xlabel(unit)
+        axes.tick_params(axis="y", length=0)
+        svg = _svg(figure, "steps")
+    words = ", ".join(f"{step['step']} {step['seconds'] / size:.1f}" for step in shown)
+    return {"svg": svg, "alt": f"{unit.capitalize()} by step: {words}."}
+
+
+def _svg(figure: Figure, name: str) -> Markup:
+    text = io.StringIO()
+    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _inline(text.getvalue(), name)
+
+
 def _draw(
     rows: Sequence[Mapping[str, Any]], name: str, reach: float, heaviest: float, ends: tuple[date, date]
 ) -> Markup:
@@ -76,9 +195,7 @@ def _draw(
         below.set_ylabel("lambda")
         _day_axis(below, *ends)
         figure.align_ylabels()
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _inline(text.getvalue(), name)
+        return _svg(figure, name)
 
 
 def _plot_gap(axes: Axes, rows: Sequence[Mapping[str, Any]], reach: float) -> None:

@@ -23,7 +23,7 @@ from jobs.clicks import nights_shown
 from jobs.command import one_line, parse_day
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.night import write_whole
+from jobs.night_files import write_whole
 from jobs.sample import SampleSettings, write_days
 from jobs.schemas import ANYONE, CANDIDATE_ARM, NIGHTS, RECOMMENDATIONS
 from jobs.settings import Settings, load_settings

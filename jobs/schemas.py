@@ -493,6 +493,48 @@ AUDITS = Table(
     ),
 )
 
+STEPS = Table(
+    "steps",
+    "one step of one run of a night, its last attempt; the report step writes the rows and has none",
+    "ds",
+    (
+        _RUN,
+        Column("step", "string", "the step: wait_for_landing, ingest, ..., move_alias", example="train"),
+        Column("attempt", "int", "which attempt of the run this was", example="1", unit="attempts, from 1"),
+        Column(
+            "outcome",
+            "string",
+            "done, nothing to do, failed, not ended (it was killed, or is still at work)",
+            example="done",
+        ),
+        Column(
+            "message",
+            "string",
+            "why it failed, or why there was nothing to do; '' where it is done",
+            example="training.every_days = 7 and the newest version is of 2024-01-28",
+        ),
+        Column("started_at", "timestamp", "when its process began", example="2026-01-30 00:12:40", unit="UTC"),
+        Column(
+            "seconds",
+            "double",
+            "by the clock, from the beginning of its process to its end",
+            optional=True,
+            example="184.2",
+            unit="seconds",
+        ),
+        Column(
+            "peak_memory",
+            "bigint",
+            "the sum of the peaks of its process and of those that it started, Spark's JVM among them: an upper "
+            "bound of what it held at once; null where the system does not tell",
+            optional=True,
+            example="1181116006",
+            unit="bytes",
+        ),
+        _DS,
+    ),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -508,5 +550,6 @@ TABLES: dict[str, Table] = {
         DOMAIN_METRICS,
         GATE_CHECKS,
         AUDITS,
+        STEPS,
     )
 }

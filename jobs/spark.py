@@ -52,7 +52,6 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         .config("spark.local.dir", str(scratch / "local"))
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
-        .config("spark.log.level", "ERROR")
         .config(
             "spark.driver.extraJavaOptions",
             " ".join(
@@ -76,6 +75,8 @@ def _quiet_log4j(folder: Path) -> Path:
     """Spark prints its start-up warnings before any log level can be set: give log4j a file that says error."""
     file = folder / "log4j2.properties"
     text = (
+        # a level of its own, else Spark sets that of its Python gateway, and says so in two lines
+        "logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer\nlogger.gateway.level = error\n"
         "rootLogger.level = error\nrootLogger.appenderRef.console.ref = console\nappender.console.type = Console\n"
         "appender.console.name = console\nappender.console.target = SYSTEM_ERR\n"
         "appender.console.layout.type = PatternLayout\n"

@@ -11,7 +11,7 @@ from pyiceberg.exceptions import NoSuchNamespaceError
 
 from jobs.errors import JobError
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 """What this code writes. Raise it with every change of the tables: jobs.upgrade has a step for each number."""
 PROPERTY = "syncrec.state_version"
 

@@ -12,7 +12,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,13 @@ from jobs.backfill import Past, past_of
 from jobs.command import Run, run_job
 from jobs.errors import JobError, NothingToDo
 from jobs.lakehouse import Lakehouse, code_version
+from jobs.links import run_link, tell_links
 from jobs.loaded_model import read_version
 from jobs.night import Night
 from jobs.ranks import Fit, together
 from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
+from jobs.run_note import add_facts, version_link
+from jobs.run_page import WHAT_TO_LOOK_AT, log_inputs, log_training
 from jobs.sequence_sets import read_sequences, read_vocabulary
 from jobs.settings import Settings
 from jobs.splits import split_windows
@@ -148,7 +151,7 @@ def _train(run: Run, fit: Fit) -> str:
             "one domain only (%s): no other one can help or hurt it, NTG says nothing", vocabulary.domains[0]
         )
     return _fit_and_register(
-        run, fit, night, registry, model, start, config, vocabulary, train_set, valid_set, then
+        run, fit, night, lakehouse, registry, model, start, config, vocabulary, train_set, valid_set, then, champion
     )
 
 
@@ -198,6 +201,7 @@ def _fit_and_register(
     run: Run,
     fit: Fit,
     night: Night,
+    lakehouse: Lakehouse,
     registry: Registry,
     model: SyNCRec,
     start: str,
@@ -206,17 +210,29 @@ def _fit_and_register(
     train_set: SequenceSet,
     valid_set: SequenceSet,
     then: Past | None,
+    champion: Version | None,
 ) -> str:
     settings, ds = run.settings, run.ds.isoformat()
+    trained_to = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[0].cut
     checkpoint = settings.state / "checkpoints" / f"{ds}-from-{start.replace(' ', '-')}"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     tags = {"ds": ds, "syncrec.run_id": night.run_id, "syncrec.code_version": code_version(), "start": start}
     parameters = _parameters(night, model, config, vocabulary, train_set)
     mlflow_run = registry.run_of_night(ds, night.run_id, parameters)
     with mlflow.start_run(
-        run_id=mlflow_run, experiment_id=registry.experiment_id, run_name=f"night {ds}", tags=tags
+        run_id=mlflow_run,
+        experiment_id=registry.experiment_id,
+        run_name=f"night {ds}",
+        tags={**tags, "champion": champion.number if champion else "none"},
     ) as active:
+        tell_links(run=run_link(settings, registry.experiment_id, active.info.run_id))
         mlflow.log_params(parameters)
+        log_inputs(lakehouse, night.snapshot("sequences"), {"training": train_set, "validation": valid_set})
+        add_facts(
+            registry.client,
+            active.info.run_id,
+            _facts(registry, vocabulary, train_set, trained_to, start, champion),
+        )
         result = fit(
             model=model,
             train=train_set,
@@ -231,18 +247,19 @@ def _fit_and_register(
             log.warning("%s", note)
         for earlier in result.epochs[: result.resumed_after]:  # trained before a kill, perhaps in another run
             _log_metrics(earlier)
+        log_training(model, result, valid_set)
         views, chosen = served_views(model, valid_set, settings.repeating_domains)
         metadata = _metadata(run, start, result, chosen)
         for domain, view in views.items():
             mlflow.set_tag(f"view.{domain}", view)
-    trained_to = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[0].cut
     with tempfile.TemporaryDirectory() as folder:
         save_model(Path(folder) / "model", model, vocabulary, views, metadata)
         version = registry.log_version(
             active.info.run_id,
             Path(folder) / "model",
             {**tags, "trained_to": trained_to.isoformat()},
-            f"Night {ds}: events before {trained_to:%Y-%m-%d}, {start} start, epoch {result.best_epoch}.",
+            f"Trained on the night of {ds}: events before {trained_to:%Y-%m-%d}, {start} start, epoch "
+            f"{result.best_epoch}. Not judged yet.",
             [{"item_id": vocabulary.item_ids[0][0], "domain": vocabulary.domains[0], "ts": 0}],
         )
     if then is None:  # a backfill moves no alias
@@ -250,6 +267,24 @@ def _fit_and_register(
     checkpoint.unlink(missing_ok=True)
     role = "as challenger" if then is None else "for this past night alone"
     return f"version {version.number} registered {role} (epoch {result.best_epoch}, {start} start)"
+
+
+def _facts(
+    registry: Registry,
+    vocabulary: Vocabulary,
+    train_set: SequenceSet,
+    trained_to: datetime,
+    start: str,
+    champion: Version | None,
+) -> dict[str, str]:
+    """What the note of the run says when training begins."""
+    begun = "new weights" if start == "cold" else f"the weights of {start}"
+    data = (
+        f"{train_set.n_users:,} users, {sum(vocabulary.n_items):,} items in {len(vocabulary.domains)} domains "
+        f"({', '.join(vocabulary.domains)}), events before {trained_to:%Y-%m-%d}; began with {begun}"
+    )
+    serving = version_link(registry.name, champion.number) if champion else "none yet"
+    return {"Champion then": serving, "Trained on": data, "Look at": WHAT_TO_LOOK_AT}
 
 
 def served_views(

@@ -9,6 +9,7 @@ from .config import ModelConfig, TrainingConfig
 from .data import SequenceSet
 from .distributed import process_group
 from .evaluation import CaseRanks, popularity_ranks, rank_cases
+from .gate_use import gate_use
 from .machine import choose_device
 from .measures import bootstrap_interval, metrics, paired_difference, summarise
 from .model import Losses, SyNCRec
@@ -51,6 +52,7 @@ __all__ = [
     "cross_fitted_ranks",
     "fit",
     "fit_blend",
+    "gate_use",
     "judge_views",
     "load_model",
     "metrics",

@@ -101,3 +101,15 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = load_settings(write_config(tmp_path_factory.mktemp("planted")))
     fill(settings)
     return settings
+
+
+@pytest.fixture(scope="session")
+def reported(planted: Settings) -> Path:
+    """The configuration file of the planted project, once the page of each of its nights is written."""
+    from jobs.report import main
+    from tests.sql.planted import RUNS
+
+    config = planted.state.parent / "syncrec.toml"
+    for day in RUNS:
+        assert main(["--config", str(config), "--ds", day.isoformat()]) == 0
+    return config

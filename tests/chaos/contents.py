@@ -27,6 +27,8 @@ from jobs.publish import PINNED
 from jobs.schemas import TABLES
 from jobs.settings import Settings
 
+UNLIKE = ("steps",)
+"""Tables that are about the kills themselves: how long each attempt at a step took, and how it ended."""
 VOLATILE = {"nights": ("published_at", *(f"{name}_snapshot" for name in PINNED))}
 """Columns that no two runs share: a moment, and random numbers; what these stand for is a part of its own."""
 MEASURED = ("seconds", "users_per_s")
@@ -35,6 +37,8 @@ RANDOM_PARAMETERS = "snapshot."
 """Parameters of MLflow that are random numbers of snapshots begin so."""
 MOMENT = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
 """When a night was published, in its page."""
+TIMES = re.compile(r'<section aria-labelledby="times">.*?</section>|<td class="n">[^<]*</td>\s*</tr>', re.DOTALL)
+"""What a page says of the table `steps`: its section, and the last cell of a night in the index."""
 
 STEPWISE = ("aliases", "version ", "tracking run ", "number of ")
 """How the names of parts begin that a step changes one after the other."""
@@ -78,7 +82,7 @@ def of_readers(parts: Parts) -> Parts:
 
 def present(lakehouse: Lakehouse) -> set[str]:
     """The tables that there are."""
-    return {name for _, name in lakehouse.catalog.list_tables(NAMESPACE)} & set(TABLES)
+    return {name for _, name in lakehouse.catalog.list_tables(NAMESPACE)} & set(TABLES) - {*UNLIKE}
 
 
 def hash_of(rows: Iterable[Any]) -> str:
@@ -141,7 +145,7 @@ def _pages(settings: Settings) -> Iterator[tuple[str, str]]:
         text = page.read_text(encoding="utf-8")
         if not text.rstrip().endswith("</html>"):
             raise Unreadable(f"{page.name} is cut off")
-        yield f"page {page.name}", hashlib.sha256(MOMENT.sub("", text).encode()).hexdigest()[:16]
+        yield f"page {page.name}", hashlib.sha256(MOMENT.sub("", TIMES.sub("", text)).encode()).hexdigest()[:16]
     file = analytics_file(settings)
     if file.exists():
         try:

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from jobs.command import _RUN_ID
+from jobs.links import REPORT, RUN
 from jobs.night_log import BESIDE, STEPS, NightEnd
 from jobs.orchestrator import REPOSITORY, airflow_environment, prepare, run_night
 from jobs.settings import Settings
@@ -54,6 +55,8 @@ print("SHAPE" + json.dumps({
         "skip_code": list(getattr(t, "skip_on_exit_code", [])),
         "failed": [f"{f.__module__}.{f.__name__}" for f in t.on_failure_callback],
         "outlets": {asset.name: asset.uri for asset in t.outlets},
+        "shown": t.task_display_name, "group": t.task_group.group_display_name if t.task_group else "",
+        "links": [link.name for link in t.operator_extra_links],
     } for t in dag.tasks}}))
 """
 
@@ -121,6 +124,20 @@ def test_every_task_has_a_timeout_retries_with_backoff_and_a_text(dag: dict[str,
         assert task["doc"], name
 
 
+def test_people_read_names_groups_what_red_means_and_where_to_look(dag: dict[str, Any]) -> None:
+    tasks = dag["tasks"]
+    shown = [task["shown"] for task in tasks.values()]
+    assert "Build sequences" in shown and "Training is over" in shown and not any("_" in name for name in shown)
+    groups = {label: [name for name in tasks if tasks[name]["group"] == label] for label in ("Data", "Model")}
+    assert groups["Data"] == ["wait_for_landing", "ingest", "ingest_clicks", "clicks_over", "build_sequences"]
+    assert groups["Model"] == ["train", "evaluate", "training_over", "gate"]
+    assert {tasks[name]["group"] for name in ("score", "publish", "move_alias")} == {"Recommendations"}
+    for name in (*STEPS, BESIDE):
+        assert "**Red**: " in tasks[name]["doc"] and f"jobs.{name}" in tasks[name]["doc"]
+    links = {name: task["links"] for name, task in tasks.items() if task["links"]}
+    assert links == {"train": [RUN], "evaluate": [RUN], "gate": [RUN], "report": [REPORT, RUN]}
+
+
 def test_training_takes_the_gpu_slot_and_a_queue_only_where_one_is_named(
     dag: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -184,7 +201,10 @@ name = sys.argv[2].removeprefix("jobs.")
 with open(os.environ["STAND_IN_LOG"], "a") as out:
     out.write(json.dumps([name, os.environ["SYNCREC_DS"], os.environ["SYNCREC_RUN_ID"], sys.argv[3:],
                           os.getcwd(), os.environ["SYNCREC_CONFIG"]]) + "\\n")
+print("WARNING: Using incubator modules: jdk.incubator.vector")
 print("12:00:00 " + name + " was here")
+with open(os.environ["SYNCREC_LINKS"], "w") as out:
+    out.write(json.dumps({{"MLflow run": "http://mlflow/" + name}}))
 code = json.loads(os.environ["STAND_IN_CODES"]).get(name, 0)
 if code not in (0, 99):
     print("error: " + name + ": made to fail", file=sys.stderr)
@@ -231,6 +251,8 @@ def test_a_failed_training_leaves_the_night_to_the_champion(
     night: Callable[..., tuple[NightEnd, list[Any], list[str]]],
 ) -> None:
     end, calls, told = night(date(2024, 2, 29), train=1, move_alias=99, ingest_clicks=99)
+    log = (Path(calls[0][4]) / "log").read_text()
+    assert "incubator" not in log and "12:00:00 train was here" in log, "a line a fact, none of the JVM's"
     assert [call[0] for call in calls if call[0] != BESIDE] == [step for step in STEPS if step != "evaluate"]
     assert end.succeeded
     assert [(step.name, step.cause) for step in end.failed] == [("train", "train: made to fail")]
@@ -249,6 +271,10 @@ def test_a_failed_training_leaves_the_night_to_the_champion(
         events = database.execute(
             "select asset.name, asset_event.extra from asset_event join asset on asset.id = asset_event.asset_id"
         ).fetchall()
+        links = database.execute("select task_id, value from xcom where key = 'link MLflow run'").fetchall()
+    assert {task: json.loads(value) for task, value in links} == {
+        name: f"http://mlflow/{name}" for name in ("train", "gate", "report")
+    }, "also of a task that failed"
     assert {(name, json.loads(extra)["ds"]) for name, extra in events} == {
         (f"syncrec_{table}", "2024-02-29") for table in ("interactions", "sequences", "recommendations")
     }, "for the DAGs downstream"

@@ -11,7 +11,8 @@ import pytest
 
 from jobs.command import Run
 from jobs.errors import JobError
-from jobs.night import Night, write_whole
+from jobs.night import Night
+from jobs.night_files import write_whole
 
 
 class Lake:

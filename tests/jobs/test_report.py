@@ -1,7 +1,7 @@
 """The nightly page: what it says about a published, a failed and a first night; strangers' ids stay text."""
 
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -45,13 +45,9 @@ class Page(HTMLParser):
             self.pieces.append(data)
 
 
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = write_config(tmp_path_factory.mktemp("report"))
-    fill(load_settings(file))
-    for day in (D29, D30, D31):
-        assert main(["--config", str(file), "--ds", day.isoformat()]) == 0
-    return file
+@pytest.fixture
+def config(reported: Path) -> Path:
+    return reported
 
 
 def page(config: Path, name: date | str) -> Page:
@@ -84,8 +80,31 @@ def test_a_published_night_shows_decision_transfer_quality_data_lists_and_audits
 def test_the_sections_come_in_the_order_in_which_they_are_asked(config: Path) -> None:
     html = page(config, D30).html
     ids = re.findall(r'<h2 id="(\w+)"', html)
-    assert ids == ["decision", "transfer", "quality", "data", "lists", "users", "audits"]
+    assert ids == ["decision", "transfer", "quality", "data", "lists", "users", "times", "audits"]
     assert html.index('class="verdict') < html.index("<h2")
+
+
+def test_time_and_memory_of_each_step_stand_beside_what_is_usual(config: Path) -> None:
+    text = page(config, D30).text
+    assert "7 min 04 s of work in 3 steps." in text
+    assert "ingest ✓ done 24.0 s 20.0 s 1.5 GiB 1.0 GiB" in text
+    assert "train ✓ done attempt 2 6 min 40 s 30.0 s 2.5 GiB 2.0 GiB" in text
+    assert "wait_for_landing ✓ done 0.5 s – 0.2 GiB –" in text
+
+
+def test_a_step_that_failed_is_said_at_the_top_with_its_cause(config: Path, tmp_path: Path) -> None:
+    failed = page(config, D31).text
+    top = failed[: failed.index("What serves")]
+    assert "✗ Step score failed: audit failed, nothing was published." in top
+    assert "score ✗ failed 12.0 s" in failed
+    file = write_config(tmp_path)
+    lakehouse = fill(load_settings(file), nights=(D29,))
+    step = {"step": "train", "attempt": 3, "run_id": "run-29", "started_at": datetime(2024, 1, 30, tzinfo=UTC)}
+    put(lakehouse, "steps", D29, [{**step, "outcome": "not ended", "message": "", "ds": D29}])
+    assert main(["--config", str(file), "--ds", "2024-01-29"]) == 0
+    text = page(file, D29).text
+    assert "✓ Published, with 1 thing to look at." in text
+    assert "! Step train did not end (attempt 3): it was killed, or is still at work." in text
 
 
 def test_late_events_are_counted(config: Path) -> None:
@@ -195,9 +214,12 @@ def test_ids_of_strangers_are_text_and_the_page_loads_nothing(config: Path) -> N
 def test_every_domain_has_a_figure_with_words_for_it(config: Path) -> None:
     night = page(config, D30)
     figures = [attributes for tag, attributes in night.tags if tag == "figure"]
-    assert [figure["role"] for figure in figures] == ["img", "img"]
-    assert figures[0]["aria-label"] == "NTG of books by night: 29 Jan +0.020, 30 Jan +0.040; lambda below."
-    assert night.html.count("<svg") == 2
+    assert [figure["role"] for figure in figures] == ["img"] * 4
+    words = [figure["aria-label"] for figure in figures]
+    assert words[0] == "NTG of books by night: 29 Jan +0.020, 30 Jan +0.040; lambda below."
+    assert "books: challenger 0.340, champion 0.300, single view 0.290, popularity 0.100;" in (words[2] or "")
+    assert words[3] == "Minutes by step: wait_for_landing 0.0, ingest 0.4, train 6.7."
+    assert night.html.count("<svg") == 4
     ids = [attributes["id"] for _, attributes in night.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
 
@@ -213,6 +235,7 @@ def test_the_index_lists_all_nights_newest_first(config: Path) -> None:
     links = [attributes["href"] for tag, attributes in index.tags if tag == "a"]
     assert links == ["2024-01-31.html", "2024-01-30.html", "2024-01-29.html"]
     assert index.text.count("✓ published") == 2
+    assert "served ndcg@10 rose in every domain 7 min 04 s" in index.text
     assert "2024-01-31 ✗ not published" in index.text
 
 
@@ -229,7 +252,14 @@ def test_the_page_becomes_an_artifact_of_the_nights_training_run(tmp_path: Path)
         name: client.create_run(experiment, tags={"ds": "2024-01-30", "syncrec.run_id": name}).info.run_id
         for name in ("run-30", "another")
     }
+    report.write_text(
+        '<nav aria-label="x"><a href="index.html">All</a></nav>as on <a href="2024-01-29.html">29</a>'
+    )
     assert attach_to_mlflow(settings, D30, "run-30", report)
+    copy = client.download_artifacts(runs["run-30"], "report/2024-01-30.html")
+    assert Path(copy).read_text() == "as on 29", "no link leads out of MLflow"
+    tags = client.get_run(runs["run-30"]).data.tags
+    assert tags["report"] == "report/2024-01-30.html" and "how the night went" in tags["mlflow.note.content"]
     assert [file.path for file in client.list_artifacts(runs["run-30"], "report")] == ["report/2024-01-30.html"]
     assert client.list_artifacts(runs["another"], "report") == []
     assert not attach_to_mlflow(settings, D31, "run-31", report), "no run of that day"

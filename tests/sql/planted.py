@@ -84,6 +84,16 @@ AUDITS = [
     (D31, "interactions", "rows in = rows out + rejected + duplicates", True, 1, 0),
     (D31, "recommendations", "no seen item where a domain does not repeat", False, 12, 5),
 ]
+# (night, step, attempt, outcome, message, seconds, GiB)
+STEPS = [
+    (D29, "ingest", 1, "done", "", 20.0, 1.0),
+    (D29, "train", 1, "done", "", 30.0, 2.0),
+    (D30, "wait_for_landing", 1, "done", "", 0.5, 0.25),
+    (D30, "ingest", 1, "done", "", 24.0, 1.5),
+    (D30, "train", 2, "done", "", 400.0, 2.5),
+    (D31, "ingest", 1, "done", "", 22.0, 1.0),
+    (D31, "score", 1, "failed", "audit failed, nothing was published", 12.0, 1.0),
+]
 # An experiment on 29 January: (landing day, day shown, user, item, clicked, arm shown, arm of the user's lists)
 SHOWN = [
     (D30, D30, "ann", "b1", True, "champion", "champion"),
@@ -146,6 +156,7 @@ def fill(settings: Settings, nights: tuple[date, ...] = (D29, D30, D31)) -> Lake
         put(lakehouse, "impressions", day, [_shown(*s) for s in SHOWN if s[0] == day])
         put(lakehouse, "domain_metrics", day, _metrics(day))
         put(lakehouse, "gate_checks", day, _checks(day))
+        put(lakehouse, "steps", day, [_step(n, *row) for n, row in enumerate(STEPS) if row[0] == day])
         put(lakehouse, "audits", day, [_audit(*a) for a in AUDITS if a[0] == day])
         if day in nights:
             _put_sequences(lakehouse, settings, day, first=day == nights[0])
@@ -301,6 +312,14 @@ def _metrics(day: date) -> list[dict[str, Any]]:
 def _audit(day: date, table: str, rule: str, success: bool, checked: int, failed: int) -> dict[str, Any]:
     values = {"table_name": table, "rule": rule, "success": success, "checked": checked, "failed": failed}
     return values | {"run_id": RUNS[day], "observed": f"{failed} of {checked} rows", "ds": day}
+
+
+def _step(
+    number: int, day: date, step: str, attempt: int, outcome: str, message: str, seconds: float, gib: float
+) -> dict[str, Any]:
+    started = datetime(day.year, day.month, day.day, 1, tzinfo=UTC) + timedelta(days=1, minutes=number)
+    values = {"step": step, "attempt": attempt, "outcome": outcome, "message": message, "started_at": started}
+    return values | {"seconds": seconds, "peak_memory": int(gib * 2**30), "run_id": RUNS[day], "ds": day}
 
 
 def _night(day: date, lakehouse: Lakehouse) -> dict[str, Any]:

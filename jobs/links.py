@@ -1,0 +1,39 @@
+"""Addresses of the pages where people look: what a step hands to Airflow as links of its task.
+
+Airflow's task names a file in SYNCREC_LINKS and shows what the job wrote there; a job run by hand writes none.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from jobs.settings import Settings
+
+VARIABLE = "SYNCREC_LINKS"
+RUN, REPORT = "MLflow run", "Report of the night"
+"""The names of the links, as dags/syncrec_job.py has them; a test compares."""
+
+
+def mlflow_page(settings: Settings) -> str:
+    """Where people open MLflow: SYNCREC_MLFLOW_PAGE, else the tracking server, else the page of `make up`."""
+    served = settings.tracking_uri if settings.tracking_uri.startswith(("http://", "https://")) else ""
+    address = os.environ.get("SYNCREC_MLFLOW_PAGE") or served or "http://127.0.0.1:5000"
+    return address.rstrip("/")
+
+
+def run_link(settings: Settings, experiment_id: str, run_id: str, artifact: str = "") -> str:
+    """The page of a run, or of one of its artifacts."""
+    page = f"{mlflow_page(settings)}/#/experiments/{experiment_id}/runs/{run_id}"
+    return f"{page}/artifacts/{artifact}" if artifact else page
+
+
+def tell_links(**links: str) -> None:
+    """Hand links to Airflow: run=..., report=... ; nothing where it did not ask."""
+    if not (file := os.environ.get(VARIABLE)):
+        return
+    names = {"run": RUN, "report": REPORT}
+    path = Path(file)
+    known = json.loads(path.read_text(encoding="utf-8") or "{}") if path.exists() else {}
+    path.write_text(json.dumps(known | {names[name]: link for name, link in links.items()}), encoding="utf-8")
