@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -47,7 +48,11 @@ def test_a_kill_leaves_nobody_of_the_tree_alive(tmp_path: Path) -> None:
 
 
 def test_a_kill_can_be_aimed_at_what_happens_to_a_file(tmp_path: Path) -> None:
-    script = "mkdir -p a/data; for n in 1 2 3 4 5; do echo x > a/data/$n.parquet; sleep .3; done"
+    (tmp_path / "a/data").mkdir(parents=True)
+    script = (
+        "until [ -e go ]; do sleep .05; done; for n in 1 2 3 4 5; do echo x > a/data/$n.parquet; sleep .3; done"
+    )
+    threading.Timer(0.5, (tmp_path / "go").touch).start()  # by then somebody watches
     end = watched(start(script, tmp_path), tmp_path, Moment(0.0, "a/data/*.parquet written", 3))
     assert end.killed and len(list((tmp_path / "a/data").iterdir())) == 3
     assert watched(start("true", tmp_path), tmp_path, Moment(0.0, "no such thing", 1)).code == 0
