@@ -61,7 +61,7 @@ def tables(settings: Settings) -> Parts:
     """
     lakehouse = Lakehouse(settings)
     found: Parts = {}
-    for name in sorted(present(lakehouse)):
+    for name in sorted(present(lakehouse) - {*UNLIKE}):
         snapshot = lakehouse.current_snapshot(name)
         if name == "audits":
             found |= _audits(lakehouse, snapshot)
@@ -82,7 +82,7 @@ def of_readers(parts: Parts) -> Parts:
 
 def present(lakehouse: Lakehouse) -> set[str]:
     """The tables that there are."""
-    return {name for _, name in lakehouse.catalog.list_tables(NAMESPACE)} & set(TABLES) - {*UNLIKE}
+    return {name for _, name in lakehouse.catalog.list_tables(NAMESPACE)} & set(TABLES)
 
 
 def hash_of(rows: Iterable[Any]) -> str:
