@@ -246,14 +246,14 @@ def test_an_event_of_an_item_that_the_night_does_not_know_counts_when_it_is_know
     project.check(spark, LOG)
 
 
-def test_a_warehouse_of_an_older_version_is_refused_in_one_line(
+def test_a_table_that_lacks_a_column_of_its_version_is_refused_in_one_line(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with project.lakehouse.table("interactions").update_schema() as update:
         update.delete_column("item_index")
     assert main(["--ds", D[0].isoformat()]) == 1
     error = capsys.readouterr().err.strip()
-    assert "without item_index" in error and "ingest its landing days anew" in error and "\n" not in error
+    assert "item_index, though its state has version" in error and "ingest its landing days anew" in error and "\n" not in error
 
 
 def test_histories_of_no_rows_are_empty() -> None:

@@ -118,7 +118,7 @@ def test_a_registry_that_fails_is_not_an_empty_one(registry: Registry, monkeypat
         raise MlflowException("database is locked", error_code=TEMPORARILY_UNAVAILABLE)
 
     monkeypatch.setattr(registry.client, "get_model_version_by_alias", fail)
-    with pytest.raises(JobError, match=r"cannot read the model registry.*database is locked"):
+    with pytest.raises(JobError, match=r"cannot read the model registry.*keeps the SQLite database locked"):
         registry.at_alias(CHAMPION)
 
 
