@@ -253,7 +253,11 @@ def test_a_table_that_lacks_a_column_of_its_version_is_refused_in_one_line(
         update.delete_column("item_index")
     assert main(["--ds", D[0].isoformat()]) == 1
     error = capsys.readouterr().err.strip()
-    assert "item_index, though its state has version" in error and "ingest its landing days anew" in error and "\n" not in error
+    assert (
+        "item_index, though its state has version" in error
+        and "ingest its landing days anew" in error
+        and "\n" not in error
+    )
 
 
 def test_histories_of_no_rows_are_empty() -> None:
