@@ -220,15 +220,16 @@ def avro_bytes(path: Path) -> bytes:
     sync, place = data[place : place + 16], place + 16
     parts = []
     while place < len(data):
-        _, place = _avro_long(data, place)
-        size, place = _avro_long(data, place)
+        _, place = avro_long(data, place)
+        size, place = avro_long(data, place)
         block = data[place : place + size]
         parts.append(zlib.decompress(block, -15) if codec == b"deflate" else block)
         place += size + len(sync)
     return b"".join(parts)
 
 
-def _avro_long(data: bytes, place: int) -> tuple[int, int]:
+def avro_long(data: bytes, place: int) -> tuple[int, int]:
+    """A whole number as Avro writes it (zigzag, 7 bits a byte), and the place behind it."""
     value = shift = 0
     while True:
         byte = data[place]
@@ -242,14 +243,14 @@ def _avro_long(data: bytes, place: int) -> tuple[int, int]:
 def _avro_map(data: bytes, place: int) -> tuple[dict[str, bytes], int]:
     found: dict[str, bytes] = {}
     while True:
-        count, place = _avro_long(data, place)
+        count, place = avro_long(data, place)
         if count == 0:
             return found, place
         if count < 0:
             count = -count
-            _, place = _avro_long(data, place)
+            _, place = avro_long(data, place)
         for _ in range(count):
-            size, place = _avro_long(data, place)
+            size, place = avro_long(data, place)
             key, place = data[place : place + size].decode(), place + size
-            size, place = _avro_long(data, place)
+            size, place = avro_long(data, place)
             found[key], place = data[place : place + size], place + size

@@ -16,22 +16,13 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 
+from jobs.night_log import BESIDE
+from jobs.night_log import STEPS as SEEN
 from jobs.orchestrator import REPOSITORY
 from jobs.sample import SampleSettings, write_days
 from jobs.settings import Settings, load_settings
 
-STEPS = (
-    "ingest",
-    "ingest_clicks",
-    "build_sequences",
-    "train",
-    "evaluate",
-    "gate",
-    "score",
-    "publish",
-    "move_alias",
-    "report",
-)
+STEPS = ("ingest", BESIDE, *SEEN[SEEN.index("ingest") + 1 :])
 """The steps of a night that write something, in an order in which Airflow may run them."""
 HISTORY, FIRST, SECOND = date(2024, 1, 9), date(2024, 1, 10), date(2024, 1, 11)
 START = date(2024, 1, 1)

@@ -22,6 +22,8 @@ import tempfile
 import zlib
 from pathlib import Path
 
+from jobs.forget_tables import avro_long
+
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
 ROOT = "/srv/syncrec-as-it-was-made-by-an-older-commit"
@@ -80,14 +82,14 @@ def _move_avro(file: Path, old: bytes, new: bytes) -> None:
     place = data.index(sync) + 16
     parts = [data[:place]]
     while place < len(data):
-        count, place = _number(data, place)
-        size, place = _number(data, place)
+        count, place = avro_long(data, place)
+        size, place = avro_long(data, place)
         block = zlib.decompress(data[place : place + size], -15)
         pattern = rb"([\x80-\xff][\x01-\x7f])(file://" + re.escape(old) + rb")"
         moved = bytearray()
         end = 0
         for found in re.finditer(pattern, block):
-            length, begin = _number(block, found.start())
+            length, begin = avro_long(block, found.start())
             text = block[begin : begin + length].replace(old, new)
             moved += block[end : found.start()] + _packed(len(text)) + text
             end = begin + length
@@ -97,18 +99,6 @@ def _move_avro(file: Path, old: bytes, new: bytes) -> None:
         parts += [_packed(count), _packed(len(packed)), packed, sync]
         place += size + 16
     file.write_bytes(b"".join(parts))
-
-
-def _number(data: bytes, place: int) -> tuple[int, int]:
-    """A whole number as Avro writes it, and the place behind it."""
-    value = shift = 0
-    while True:
-        byte = data[place]
-        place += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte < 0x80:
-            return (value >> 1) ^ -(value & 1), place
 
 
 def _packed(number: int) -> bytes:
