@@ -82,7 +82,7 @@ def _steps(rows: Callable[..., list[Row]], night: Row | None) -> list[Row]:
     """The steps of the run that published the night, else of the newest run."""
     found = rows("select run_id from steps where ds = $ds order by started_at desc limit 1")
     run_id = night["run_id"] if night else found[0]["run_id"] if found else None
-    return rows((SQL / "report" / "step_times.sql").read_text(encoding="utf-8"), run_id=run_id)
+    return rows("select * from steps_by_run where ds = $ds and run_id = $run order by started_at, step", run=run_id)
 
 
 def _in_order(found: Mapping[str, Any], domains: Sequence[str]) -> list[str]:

@@ -134,7 +134,7 @@ def steps_figure(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     Parameters
     ----------
     steps
-        Rows of sql/report/step_times.sql, in the order in which they began.
+        Rows of the view steps_by_run, in the order in which they began.
 
     Returns
     -------
