@@ -12,6 +12,7 @@ import logging
 import sys
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
@@ -150,9 +151,11 @@ def _train(run: Run, fit: Fit) -> str:
         log.warning(
             "one domain only (%s): no other one can help or hurt it, NTG says nothing", vocabulary.domains[0]
         )
-    return _fit_and_register(
-        run, fit, night, lakehouse, registry, model, start, config, vocabulary, train_set, valid_set, then, champion
-    )
+    prepared = Prepared(
+        run=run, lakehouse=lakehouse, night=night, registry=registry, model=model, start=start, config=config,
+        vocabulary=vocabulary, train_set=train_set, valid_set=valid_set, then=then, champion=champion,
+    )  # fmt: skip
+    return _fit_and_register(prepared, fit)
 
 
 def check_due(
@@ -197,27 +200,40 @@ def _initial_model(
     return model, f"version {champion.number}"
 
 
-def _fit_and_register(
-    run: Run,
-    fit: Fit,
-    night: Night,
-    lakehouse: Lakehouse,
-    registry: Registry,
-    model: SyNCRec,
-    start: str,
-    config: TrainingConfig,
-    vocabulary: Vocabulary,
-    train_set: SequenceSet,
-    valid_set: SequenceSet,
-    then: Past | None,
-    champion: Version | None,
-) -> str:
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prepared:
+    """All that a training needs. start: "cold", or the version whose weights it begins with; then: the past that
+    the night lies in, None tonight; champion: who serves when training begins.
+    """
+
+    run: Run
+    lakehouse: Lakehouse
+    night: Night
+    registry: Registry
+    model: SyNCRec
+    start: str
+    config: TrainingConfig
+    vocabulary: Vocabulary
+    train_set: SequenceSet
+    valid_set: SequenceSet
+    then: Past | None
+    champion: Version | None
+
+    @property
+    def trained_to(self) -> datetime:
+        """The first moment that training does not see."""
+        own = self.run.settings.sequences
+        return split_windows(self.run.cutoff, own.valid_days, own.test_days)[0].cut
+
+
+def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
+    run, night, registry, champion = prepared.run, prepared.night, prepared.registry, prepared.champion
+    model, vocabulary, start, trained_to = prepared.model, prepared.vocabulary, prepared.start, prepared.trained_to
     settings, ds = run.settings, run.ds.isoformat()
-    trained_to = split_windows(run.cutoff, settings.sequences.valid_days, settings.sequences.test_days)[0].cut
     checkpoint = settings.state / "checkpoints" / f"{ds}-from-{start.replace(' ', '-')}"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     tags = {"ds": ds, "syncrec.run_id": night.run_id, "syncrec.code_version": code_version(), "start": start}
-    parameters = _parameters(night, model, config, vocabulary, train_set)
+    parameters = _parameters(night, model, prepared.config, vocabulary, prepared.train_set)
     mlflow_run = registry.run_of_night(ds, night.run_id, parameters)
     with mlflow.start_run(
         run_id=mlflow_run,
@@ -227,17 +243,14 @@ def _fit_and_register(
     ) as active:
         tell_links(run=run_link(settings, registry.experiment_id, active.info.run_id))
         mlflow.log_params(parameters)
-        log_inputs(lakehouse, night.snapshot("sequences"), {"training": train_set, "validation": valid_set})
-        add_facts(
-            registry.client,
-            active.info.run_id,
-            _facts(registry, vocabulary, train_set, trained_to, start, champion),
-        )
+        parts = {"training": prepared.train_set, "validation": prepared.valid_set}
+        log_inputs(prepared.lakehouse, night.snapshot("sequences"), parts)
+        add_facts(registry.client, active.info.run_id, _facts(prepared))
         result = fit(
             model=model,
-            train=train_set,
-            valid=valid_set,
-            config=config,
+            train=prepared.train_set,
+            valid=prepared.valid_set,
+            config=prepared.config,
             on_epoch=_log_epoch,
             checkpoint=checkpoint,
             progress=sys.stderr.isatty(),
@@ -247,8 +260,8 @@ def _fit_and_register(
             log.warning("%s", note)
         for earlier in result.epochs[: result.resumed_after]:  # trained before a kill, perhaps in another run
             _log_metrics(earlier)
-        log_training(model, result, valid_set)
-        views, chosen = served_views(model, valid_set, settings.repeating_domains)
+        log_training(model, result, prepared.valid_set)
+        views, chosen = served_views(model, prepared.valid_set, settings.repeating_domains)
         metadata = _metadata(run, start, result, chosen)
         for domain, view in views.items():
             mlflow.set_tag(f"view.{domain}", view)
@@ -262,28 +275,22 @@ def _fit_and_register(
             f"{result.best_epoch}. Not judged yet.",
             [{"item_id": vocabulary.item_ids[0][0], "domain": vocabulary.domains[0], "ts": 0}],
         )
-    if then is None:  # a backfill moves no alias
+    if prepared.then is None:  # a backfill moves no alias
         registry.challenge(version)
     checkpoint.unlink(missing_ok=True)
-    role = "as challenger" if then is None else "for this past night alone"
+    role = "as challenger" if prepared.then is None else "for this past night alone"
     return f"version {version.number} registered {role} (epoch {result.best_epoch}, {start} start)"
 
 
-def _facts(
-    registry: Registry,
-    vocabulary: Vocabulary,
-    train_set: SequenceSet,
-    trained_to: datetime,
-    start: str,
-    champion: Version | None,
-) -> dict[str, str]:
+def _facts(prepared: Prepared) -> dict[str, str]:
     """What the note of the run says when training begins."""
-    begun = "new weights" if start == "cold" else f"the weights of {start}"
+    vocabulary, champion = prepared.vocabulary, prepared.champion
+    begun = "new weights" if prepared.start == "cold" else f"the weights of {prepared.start}"
     data = (
-        f"{train_set.n_users:,} users, {sum(vocabulary.n_items):,} items in {len(vocabulary.domains)} domains "
-        f"({', '.join(vocabulary.domains)}), events before {trained_to:%Y-%m-%d}; began with {begun}"
+        f"{prepared.train_set.n_users:,} users, {sum(vocabulary.n_items):,} items in {len(vocabulary.domains)} "
+        f"domains ({', '.join(vocabulary.domains)}), events before {prepared.trained_to:%Y-%m-%d}; began with {begun}"
     )
-    serving = version_link(registry.name, champion.number) if champion else "none yet"
+    serving = version_link(prepared.registry.name, champion.number) if champion else "none yet"
     return {"Champion then": serving, "Trained on": data, "Look at": WHAT_TO_LOOK_AT}
 
 
