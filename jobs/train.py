@@ -288,7 +288,8 @@ def _facts(prepared: Prepared) -> dict[str, str]:
     begun = "new weights" if prepared.start == "cold" else f"the weights of {prepared.start}"
     data = (
         f"{prepared.train_set.n_users:,} users, {sum(vocabulary.n_items):,} items in {len(vocabulary.domains)} "
-        f"domains ({', '.join(vocabulary.domains)}), events before {prepared.trained_to:%Y-%m-%d}; began with {begun}"
+        f"domains ({', '.join(vocabulary.domains)}), events before {prepared.trained_to:%Y-%m-%d}; began with "
+        f"{begun}"
     )
     serving = version_link(prepared.registry.name, champion.number) if champion else "none yet"
     return {"Champion then": serving, "Trained on": data, "Look at": WHAT_TO_LOOK_AT}
