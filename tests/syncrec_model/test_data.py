@@ -70,6 +70,7 @@ def test_select_keeps_each_users_rows():
         ("cross_items_UT", (0, -1), 0, "outside 1..n_items"),
         ("single_places_NT", (0, -1), 9, "same event"),
         ("single_domains_N", 0, 9, "outside users or domains"),
+        ("single_users_N", slice(None), 0, "two single rows for one user and domain"),
         ("single_lengths_N", 0, 0, "outside 1..n_items"),
         ("cross_lengths_U", 0, 1, "last min"),
     ],
