@@ -1,7 +1,8 @@
 """A past night run again: how it is told from tonight's, and which version was champion then.
 
-A night is past where a later one is published. It scores with the version that served then; where none did, it
-trains one on the data up to its day. It moves no alias, and no later version takes part in it.
+A night is past where a later one is published, and in every run of a backfill, the newest night's too. It scores
+with the version that served then; where none did, it trains one on the data up to its day. It moves no alias, and
+no later version takes part in it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
+from jobs.command import Run
 from jobs.lakehouse import Lakehouse
 from jobs.registry import CHAMPION, Registry, Version
 from jobs.schemas import NIGHTS, ROLLED_BACK
@@ -18,33 +20,36 @@ from jobs.schemas import NIGHTS, ROLLED_BACK
 
 @dataclass(frozen=True, kw_only=True)
 class Past:
-    """What is published later than a night's day, and the version that was champion on it; None: there was none."""
+    """A past night's place.
+
+    newest: the newest published night; its own day where none is. champion: of its day; None: there was none.
+    """
 
     newest: date
     champion: str | None
 
 
-def past(ds: date, nights: Sequence[Mapping[str, Any]]) -> Past | None:
-    """The past that a day lies in, None for a night that no later one follows.
+def past(ds: date, nights: Sequence[Mapping[str, Any]], *, backfill: bool = False) -> Past | None:
+    """The past that a day lies in, None for a night that no later one follows and no backfill runs.
 
     nights: rows of `nights`, with ds, served_version and decision. Nights that were rolled back served nobody.
     """
     newest = max((row["ds"] for row in nights), default=ds)
-    if newest <= ds:
+    if newest <= ds and not backfill:
         return None
     served = [row for row in nights if row["ds"] <= ds and row["decision"] != ROLLED_BACK]
     last = max(served, key=lambda row: row["ds"], default=None)
     return Past(newest=newest, champion=str(last["served_version"]) if last else None)
 
 
-def past_of(lakehouse: Lakehouse, ds: date) -> Past | None:
-    """The past that a day lies in, as `nights` tells it."""
+def past_of(lakehouse: Lakehouse, run: Run) -> Past | None:
+    """The past that a night lies in, as its run and `nights` tell it."""
     columns = ("ds", "served_version", "decision")
     rows = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name), columns=columns)
-    return past(ds, rows.to_pylist())
+    return past(run.ds, rows.to_pylist(), backfill=run.backfill)
 
 
-def champion_of(lakehouse: Lakehouse, registry: Registry, ds: date) -> Version | None:
+def champion_of(lakehouse: Lakehouse, registry: Registry, run: Run) -> Version | None:
     """The champion of a night: the alias, on a past day the version that served it.
 
     Raises
@@ -52,7 +57,7 @@ def champion_of(lakehouse: Lakehouse, registry: Registry, ds: date) -> Version |
     JobError
         That version is no longer in the registry.
     """
-    then = past_of(lakehouse, ds)
+    then = past_of(lakehouse, run)
     if then is None:
         return registry.at_alias(CHAMPION)
     return registry.version(then.champion) if then.champion else None

@@ -38,6 +38,11 @@ class Run:
     arguments: argparse.Namespace
 
     @property
+    def backfill(self) -> bool:
+        """Whether a backfill runs this night: Airflow names its runs so, and the runbook those by hand."""
+        return self.run_id.startswith("backfill")
+
+    @property
     def cutoff(self) -> datetime:
         """Midnight UTC after ds: nothing at or after it may reach this night."""
         return datetime(self.ds.year, self.ds.month, self.ds.day, tzinfo=UTC) + timedelta(days=1)

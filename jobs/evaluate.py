@@ -154,7 +154,7 @@ def evaluate(run: Run) -> str:
     rows: list[dict[str, Any]] = []
     ranked: dict[str, CaseRanks] = {}
     night.note(champion_unreadable="", champion_unknown_domains=[])
-    for role, version in _versions(champion_of(lakehouse, registry, run.ds), challenger):
+    for role, version in _versions(champion_of(lakehouse, registry, run), challenger):
         try:
             loaded = load_version(registry, version.number, vocabulary)
         except JobError as error:

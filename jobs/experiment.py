@@ -13,11 +13,12 @@ from typing import Any
 from pyiceberg.expressions import EqualTo
 
 from jobs.arms import Split
+from jobs.backfill import past_of
 from jobs.command import Run, one_line
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.registry import Registry
-from jobs.schemas import CANDIDATE_ARM, CHAMPION_ARM, EXPERIMENTS, NIGHTS, NOT_SERVED, ROLLED_BACK, SERVED
+from jobs.schemas import CANDIDATE_ARM, CHAMPION_ARM, EXPERIMENTS, NOT_SERVED, ROLLED_BACK, SERVED
 
 log = logging.getLogger("syncrec")
 
@@ -43,8 +44,7 @@ class Trial:
 
 def find_trial(run: Run, lakehouse: Lakehouse, registry: Registry) -> Trial | None:
     """The experiment of the settings, in a backfill that of the published night; None where there is none."""
-    nights = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name), columns=("ds",))
-    if any(ds > run.ds for ds in nights["ds"].to_pylist()):
+    if past_of(lakehouse, run):
         return _trial_then(run, lakehouse, registry)
     experiment = run.settings.experiment
     if experiment is None:

@@ -41,7 +41,7 @@ def run_gate(run: Run) -> str:
     if night.snapshot("sequences") is None:
         raise JobError("run build_sequences first: this night has no sequences")
     registry = Registry(settings)
-    current = champion_of(lakehouse, registry, run.ds)
+    current = champion_of(lakehouse, registry, run)
     champion = current.number if current else None
     challenger = registry.of_night(ds, night.run_id)
     figures, gaps = _figures(run, lakehouse, night, settings)

@@ -1,12 +1,13 @@
 """Move the registry aliases after the night is published: `champion`, and `previous_champion` behind it.
 
-A backfill never moves an alias: a night older than the newest published one changes nothing here.
+A backfill never moves an alias, and a night older than the newest published one changes nothing here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from jobs.backfill import past_of
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
@@ -25,8 +26,9 @@ def move_alias(run: Run) -> str:
     published = dict(zip(nights["ds"].to_pylist(), nights["run_id"].to_pylist(), strict=True))
     if published.get(run.ds) != night.run_id:
         raise JobError(f"run publish first: the night of {run.ds} is not published by run '{night.run_id}'")
-    if max(published) > run.ds:
-        return f"backfill: aliases stay ({max(published)} is published already)"
+    if then := past_of(lakehouse, run):
+        later = f" ({then.newest} is published already)" if then.newest > run.ds else ""
+        return f"backfill: aliases stay{later}"
     registry = Registry(run.settings)
     champion = registry.at_alias(CHAMPION)
     if why := registry.version(version).tags.get(ROLLED_BACK):

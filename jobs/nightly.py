@@ -84,7 +84,7 @@ class Launcher:
             "nights", lakehouse.current_snapshot("nights"), EqualTo("ds", newest.isoformat())
         ).to_pylist()
         run = Run(ds=newest, run_id=row["run_id"], settings=self.settings, arguments=argparse.Namespace())
-        if row["decision"] != "promoted" or Night(run, lakehouse).get("aliases_moved"):
+        if row["decision"] != "promoted" or run.backfill or Night(run, lakehouse).get("aliases_moved"):
             return
         print(f"night {newest} was published, its aliases were not moved; moving them", flush=True)
         command = [self.environment["SYNCREC_JOBS_PYTHON"], "-m", "jobs.move_alias", f"--ds={newest}"]

@@ -123,7 +123,7 @@ def _train(run: Run, fit: Fit) -> str:
     lakehouse = Lakehouse(settings)
     night = Night(run, lakehouse)
     registry = Registry(settings)
-    then = past_of(lakehouse, run.ds)
+    then = past_of(lakehouse, run)
     if done := registry.of_night(ds, night.run_id):
         if then is None:
             registry.challenge(done)

@@ -44,6 +44,12 @@ def test_the_newest_night_and_a_new_one_are_not_past() -> None:
     assert past(day(1), []) is None
 
 
+def test_every_night_of_a_backfill_is_past_the_newest_and_a_new_one_too() -> None:
+    assert past(day(7), NIGHTS, backfill=True) == Past(newest=day(7), champion="2")
+    assert past(day(8), NIGHTS, backfill=True) == Past(newest=day(7), champion="2")
+    assert past(day(1), [], backfill=True) == Past(newest=day(1), champion=None)
+
+
 def test_a_day_that_was_passed_over_has_the_champion_of_the_night_before_it() -> None:
     assert past(day(5), [night(3, "1"), night(9, "2")]) == Past(newest=day(9), champion="1")
 
@@ -57,10 +63,12 @@ def test_nights_tell_it_and_the_alias_does_not(settings: SettingsFactory) -> Non
         at_alias=lambda alias: Version(number="99", run_id="r", tags={}),
         version=lambda number: asked.append(number) or Version(number=number, run_id="r", tags={}),
     )
-    assert past_of(own.lakehouse, day(2)) == Past(newest=day(3), champion="1")
-    found = [champion_of(own.lakehouse, registry, day(n)) for n in (0, 1, 2, 3, 4)]
+    assert past_of(own.lakehouse, own.run(day(2))) == Past(newest=day(3), champion="1")
+    found = [champion_of(own.lakehouse, registry, own.run(day(n))) for n in (0, 1, 2, 3, 4)]
     assert [version.number if version else None for version in found] == [None, "1", "1", "99", "99"]
     assert asked == ["1", "1"]
+    again = champion_of(own.lakehouse, registry, own.run(day(3), "backfill__2024-01-04T00:00:00+00:00"))
+    assert again is not None and again.number == "1", "Airflow's name of a backfill's run"
 
 
 def test_training_leaves_a_past_night_to_its_champion(settings: SettingsFactory) -> None:

@@ -57,13 +57,13 @@ class Project:
         )
         return str(made.version)
 
-    def run(self, ds: date) -> Run:
-        return Run(ds=ds, run_id=f"run-{ds}", settings=self.settings, arguments=Namespace())
+    def run(self, ds: date, run_id: str = "") -> Run:
+        return Run(ds=ds, run_id=run_id or f"run-{ds}", settings=self.settings, arguments=Namespace())
 
-    def decided(self, ds: date, version: str, *, promoted: bool) -> Run:
+    def decided(self, ds: date, version: str, *, promoted: bool, run_id: str = "") -> Run:
         """A night whose gate and score are done."""
         champion = self.registry.at_alias(CHAMPION)
-        run = self.run(ds)
+        run = self.run(ds, run_id)
         listed = {"user_id": "u", "domain": "books", "rank": 1, "item_id": f"of-{ds}", "score": 1.0}
         listed |= {"source": "model", "model_version": version, "arm": "champion", "ds": ds}
         rows = pa.Table.from_pylist([listed], schema=RECOMMENDATIONS.arrow_schema)
@@ -222,6 +222,15 @@ def test_a_promotion_that_was_published_before_the_rollback_moves_no_alias_after
     project.registry.tag(two, rolled_back="bad")
     assert "2 was rolled back (bad)" in move_alias(run)
     assert project.aliases() == ("1", None)
+
+
+def test_a_backfill_of_the_newest_night_moves_no_alias(project: Project) -> None:
+    project.night(FIRST, project.version(FIRST))
+    again = project.decided(FIRST, project.version(FIRST), promoted=True, run_id="backfill__2024-01-06")
+    publish(again)
+    assert move_alias(again) == "backfill: aliases stay"
+    assert project.aliases() == ("1", None)
+    assert project.nights()[FIRST]["served_version"] == "2"
 
 
 def test_the_gate_refuses_the_version_when_its_night_is_run_again(three: Project) -> None:
