@@ -119,7 +119,7 @@ def test_a_backfill_during_tonights_run(chaos: Chaos) -> None:
     tonight, past = Racer(f"night-{SECOND}", SECOND), Racer("backfill", FIRST)
     for step in STEPS:
         if step not in ("ingest_clicks", "report"):
-            # FIRST is the newest published night until tonight's is: a backfill's run takes it as past all the same.
+            # FIRST is the newest published night until tonight's is; to a backfill's run it is past all the same.
             only = step in ("train", "evaluate")
             together(chaos, step, [tonight] if only else [tonight, past])
             for racer in (tonight, past):

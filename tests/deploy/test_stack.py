@@ -248,6 +248,7 @@ def test_strangers_are_turned_away(stack: Stack) -> None:
         Api(stack.address("airflow-api-server", "8080"), "admin")
     assert code_of(stack.address("mlflow", "5000") + "/api/2.0/mlflow/experiments/search?max_results=1",
                    {"Host": "evil.example"}) == 403  # fmt: skip
+    assert code_of(stack.address("mlflow", "5000") + "/ajax-api/3.0/mlflow/assistant/config") == 404
     redis = subprocess.run(
         ["redis-cli", "-p", str(stack.ports["redis", "6379"]), "ping"], capture_output=True, text=True
     )
