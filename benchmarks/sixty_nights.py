@@ -17,6 +17,7 @@ import os
 import re
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from datetime import date, timedelta
@@ -181,6 +182,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     a = parser.parse_args(argv)
     os.environ["SYNCREC_HOME"] = str(ROOT)
+    # Maintenance spares nothing for being young here: not the scratch of this process's own session either.
+    scratch = tempfile.TemporaryDirectory(prefix="sixty-nights-")
+    os.environ["SPARK_LOCAL_DIRS"] = scratch.name
     nights = run_nights(a.nights, a.users)
     print(table_of(nights))
     figures = figures_of(nights)

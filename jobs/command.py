@@ -195,8 +195,9 @@ def start_logging() -> None:
     """One fact a line: time, then text."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(HidingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.addFilter(lambda record: not record.name.startswith("py4j"))  # its levels are set anew by others
     logging.basicConfig(level=os.environ.get("SYNCREC_LOG_LEVEL", "INFO"), handlers=[handler], force=True)
     for noisy in ("great_expectations", "mlflow", "alembic", "urllib3", "pyiceberg", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    for twice in ("mlflow.store.db.utils", "py4j"):  # they log an error's trace, then raise it: we say it in a line
-        logging.getLogger(twice).setLevel(logging.CRITICAL)
+    # This and py4j log an error's trace, then raise it: we say it in a line.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)

@@ -20,7 +20,7 @@ from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.gate_rules import Decision, Facts, Figures, Gaps, decide
 from jobs.lakehouse import Lakehouse
-from jobs.links import run_link, tell_links
+from jobs.links import run_link, run_path, tell_links
 from jobs.night import Night
 from jobs.registry import Registry, Version
 from jobs.run_note import add_facts, version_link
@@ -115,7 +115,7 @@ def _tag(registry: Registry, challenger: Version, decision: Decision, ds: str, c
     words = judgement(decision, ds, others, registry.settings.gate.metric)
     if words not in old:
         made = old.replace(" Not judged yet.", "")
-        page = f"[The run that made it](#/experiments/{registry.experiment_id}/runs/{challenger.run_id})"
+        page = f"[The run that made it]({run_path(registry.experiment_id, challenger.run_id)})"
         registry.describe(challenger.number, f"{words}\n\n{made}\n\n{page}.")
     registry.client.set_tag(challenger.run_id, "decision", decision.decision)
     registry.client.set_tag(challenger.run_id, "decision_reason", decision.reason)

@@ -92,7 +92,8 @@ def checks(facts: Facts, domains: Sequence[str], gate: Gate) -> Iterator[Check]:
         served = facts.figures.get(("challenger", "served", domain))
         cases = int(served["cases"]) if served else 0
         if served is None or cases < gate.min_cases:
-            words = f"{domain}: {cases} test cases, a decision needs {gate.min_cases}"
+            counted = f"{cases} test case{'' if cases == 1 else 's'}"
+            words = f"{domain}: {counted}, a decision needs {gate.min_cases}"
             yield Check(rule="cases", domain=domain, outcome=NOT_JUDGED, words=words, cases=cases)
             continue
         for rival, (role, view) in RIVALS.items():

@@ -12,6 +12,7 @@ from pathlib import Path
 from jobs.settings import Settings
 
 VARIABLE = "SYNCREC_LINKS"
+OF_MODELS = "?workflowType=machine_learning"
 RUN, REPORT = "MLflow run", "Report of the night"
 """The names of the links, as dags/syncrec_job.py has them; a test compares."""
 
@@ -25,8 +26,13 @@ def mlflow_page(settings: Settings) -> str:
 
 def run_link(settings: Settings, experiment_id: str, run_id: str, artifact: str = "") -> str:
     """The page of a run, or of one of its artifacts."""
-    page = f"{mlflow_page(settings)}/#/experiments/{experiment_id}/runs/{run_id}"
-    return f"{page}/artifacts/{artifact}" if artifact else page
+    return mlflow_page(settings) + "/" + run_path(experiment_id, run_id, artifact)
+
+
+def run_path(experiment_id: str, run_id: str, artifact: str = "") -> str:
+    """The same within MLflow. Its pages for models are asked for: it opens those for chats by itself."""
+    page = f"#/experiments/{experiment_id}/runs/{run_id}" + (f"/artifacts/{artifact}" if artifact else "")
+    return page + OF_MODELS
 
 
 def tell_links(**links: str) -> None:

@@ -1,4 +1,7 @@
-"""Reads the log of one DAG run as it comes: the state of each step, the facts for the person at the terminal."""
+"""Reads the log of one DAG run as it comes: the state of each step, the facts for the person at the terminal.
+
+`airflow dags test` keeps no log of a task; what a task said goes where Airflow's pages look for it, too.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 STEPS = (
@@ -26,6 +30,7 @@ BESIDE = "ingest_clicks"
 """The step that runs beside them; a person sees its end, where it had something to do."""
 
 _FACT = re.compile(r"^(\d\d:\d\d:\d\d |error: )")
+_RUNNING = re.compile(r"^\[DAG TEST\] running task <TaskInstance: (\w+)\.(\w+) (\S+) \[")
 _STEP_EVENT = re.compile(r"^\[DAG TEST\] (starting|end) task(?: task)?_id=(\w+) ")
 
 
@@ -62,14 +67,23 @@ class NightLog:
         Takes a line for the person at the terminal.
     clock
         Seconds; for tests.
+    logs
+        Airflow's folder of logs: each task's records go to the file that Airflow's pages show. None: nowhere.
     """
 
-    def __init__(self, tell: Callable[[str], object], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        tell: Callable[[str], object],
+        clock: Callable[[], float] = time.monotonic,
+        logs: Path | None = None,
+    ) -> None:
         self.end = NightEnd()
         self._tell = tell
         self._clock = clock
         self._step: StepEnd | None = None
         self._started = 0.0
+        self._logs = logs
+        self._log: Path | None = None
 
     def read(self, line: str) -> str:
         """Take one line of Airflow's output; returns it in the form that the log file keeps."""
@@ -78,6 +92,7 @@ class NightLog:
             self.end.last_line = line.strip() or self.end.last_line
             return line
         event = str(record.get("event", ""))
+        self._keep(record, event, line)
         if boundary := _STEP_EVENT.match(event):
             self._boundary(boundary[1], boundary[2])
         elif event == "Task instance state updated" and self._step and "new_state" in record:
@@ -92,6 +107,19 @@ class NightLog:
         if record.get("level") in ("error", "critical") or record.get("exception"):
             self.end.last_line = f"{event} {_exception(record)}".strip()
         return _readable(record, event)
+
+    def _keep(self, record: Mapping[str, Any], event: str, line: str) -> None:
+        """Add a record of a task to its log; the folders are those of Airflow's log_filename_template."""
+        if running := _RUNNING.match(event):
+            dag, task, run = running.groups()
+            if self._logs and "/" not in run:
+                self._log = self._logs / f"dag_id={dag}/run_id={run}/task_id={task}/attempt=1.log"
+                self._log.parent.mkdir(parents=True, exist_ok=True)
+        elif _STEP_EVENT.match(event):
+            self._log = None
+        elif self._log and re.match(r"(airflow\.)?task\b", str(record.get("logger", ""))):
+            with self._log.open("a", encoding="utf-8") as out:
+                out.write(line)
 
     def _boundary(self, kind: str, name: str) -> None:
         if kind == "starting":

@@ -128,7 +128,7 @@ def run_night(
     command = [str(airflow_program()), "dags", "test", DAG_ID, logical_date(ds)]
     # Airflow 3.3.2 cannot end `dags test` of a DAG with a deadline; who runs a night in the foreground sees it.
     environment = {**environment, "SYNCREC_DEADLINE_HOURS": "0"}
-    reader = NightLog(tell)
+    reader = NightLog(tell, logs=Path(environment["AIRFLOW_HOME"]) / "logs")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as out, started(command, environment, keep_open) as process:
         out.write(f"\n=== {' '.join(command)}\n")

@@ -28,6 +28,7 @@ import psutil
 from jobs.command import one_line
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
+from jobs.links import OF_MODELS
 from jobs.night_files import write_whole
 from jobs.nightly import config_file
 from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
@@ -132,10 +133,11 @@ class Pages:
             Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         names = ",".join(f"{name}:{port}" for name in ("localhost", HOST))
         command = [sys.executable, "-m", "mlflow", "server", f"--host={HOST}", f"--port={port}", "--workers=1"]
-        command += [f"--default-artifact-root={self.settings.artifact_root}"]
+        command += ["--app-name=syncrec", f"--default-artifact-root={self.settings.artifact_root}"]
         command += ["--no-serve-artifacts", f"--allowed-hosts={names}"]
         environment = os.environ | {
             "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+            "MLFLOW_ENABLE_AI_GATEWAY": "false",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # eight processes that wait for work nobody here has
             "MLFLOW_BACKEND_STORE_URI": uri,  # not in the command line, which everybody on the machine may read
         }
@@ -188,7 +190,7 @@ class Pages:
         mlflow = addresses.get("mlflow") or without_password(self.settings.tracking_uri)
         passwords = self.settings.state / "airflow" / "simple_auth_manager_passwords.json.generated"
         return [
-            f"MLflow   {mlflow}    experiment {self.settings.mlflow.experiment} (choose Training runs), model "
+            f"MLflow   {mlflow}/#/experiments{OF_MODELS}    experiment {self.settings.mlflow.experiment}, model "
             f"{self.settings.mlflow.model_name}",
             f"Airflow  {addresses.get('airflow', 'not running')}    user admin, password in {passwords}",
             "Both listen on this machine only. syncrec_nightly is paused: switch it on to run every night.",

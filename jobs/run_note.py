@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
 
+from jobs.links import OF_MODELS, run_path
+
 FIRST = ("Gate", "Report")
 """MLflow folds a long note: what people come for stands above."""
 
@@ -28,10 +30,10 @@ def _name(line: str) -> str:
 
 def version_link(model: str, number: str) -> str:
     """A link from one page of MLflow to that of a version."""
-    return f"[version {number}](#/models/{model}/versions/{number})"
+    return f"[version {number}](#/models/{model}/versions/{number}{OF_MODELS})"
 
 
 def artifact_link(client: MlflowClient, run_id: str, path: str, words: str) -> str:
     """A link from one page of MLflow to an artifact of a run."""
     experiment = client.get_run(run_id).info.experiment_id
-    return f"[{words}](#/experiments/{experiment}/runs/{run_id}/artifacts/{path})"
+    return f"[{words}]({run_path(experiment, run_id, path)})"

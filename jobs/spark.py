@@ -77,6 +77,9 @@ def _quiet_log4j(folder: Path) -> Path:
     text = (
         # a level of its own, else Spark sets that of its Python gateway, and says so in two lines
         "logger.gateway.name = org.apache.spark.api.python.PythonGatewayServer\nlogger.gateway.level = error\n"
+        # these two print the trace of a failed task, which the driver raises and the job says in a line
+        "logger.executor.name = org.apache.spark.executor.Executor\nlogger.executor.level = off\n"
+        "logger.tasks.name = org.apache.spark.scheduler.TaskSetManager\nlogger.tasks.level = off\n"
         "rootLogger.level = error\nrootLogger.appenderRef.console.ref = console\nappender.console.type = Console\n"
         "appender.console.name = console\nappender.console.target = SYSTEM_ERR\n"
         "appender.console.layout.type = PatternLayout\n"

@@ -65,7 +65,7 @@ class MLflowServer:
             "--backend-store-uri", f"sqlite:///{self.database}", "--default-artifact-root", self.artifacts.as_uri(),
         ]  # fmt: skip
         kept = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
         with self.log.open("ab") as out:
             self._process = subprocess.Popen(
                 command, env=kept | quiet, stdout=out, stderr=out, stdin=subprocess.DEVNULL, start_new_session=True

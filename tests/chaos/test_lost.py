@@ -106,7 +106,7 @@ def kib_of(folder: Path) -> int:
     ("step", "shares", "place"),
     [
         ("ingest", (0.05, 0.5, 0.85), "/data/"),  # staging, and between the commits of three tables
-        ("train", (0.05, 0.2, 0.4, 0.6, 0.8), "/checkpoints/"),
+        ("train", (0.05, 0.2, 0.4, 0.6, 0.8), "checkpoints/"),
         ("score", (0.1, 0.5, 0.9), "/data/"),
         ("publish", (0.05, 0.2, 0.35, 0.5, 0.6, 0.7), "/metadata/"),  # it does nothing but commit
     ],

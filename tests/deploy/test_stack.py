@@ -18,7 +18,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -248,6 +248,7 @@ def test_strangers_are_turned_away(stack: Stack) -> None:
         Api(stack.address("airflow-api-server", "8080"), "admin")
     assert code_of(stack.address("mlflow", "5000") + "/api/2.0/mlflow/experiments/search?max_results=1",
                    {"Host": "evil.example"}) == 403  # fmt: skip
+    assert code_of(stack.address("mlflow", "5000") + "/ajax-api/3.0/mlflow/assistant/config") == 404
     redis = subprocess.run(
         ["redis-cli", "-p", str(stack.ports["redis", "6379"]), "ping"], capture_output=True, text=True
     )
@@ -273,7 +274,9 @@ def files_by_day(catalog: SqlCatalog, table: str, day: str) -> dict[Any, dict[st
     for task in catalog.load_table(("syncrec", table)).scan().plan_files():
         file = task.file.file_path.removeprefix("file://")
         digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        found.setdefault(task.file.partition[0], {})[file] = digest
+        part = task.file.partition[0]  # PyIceberg gives days since 1970 where Spark wrote the manifest
+        own = date(1970, 1, 1) + timedelta(days=part) if isinstance(part, int) else part
+        found.setdefault(own, {})[file] = digest
     assert found, f"{table} has no files by {day}"
     return found
 

@@ -144,6 +144,19 @@ def test_a_step_is_told_with_its_facts_and_its_end_and_not_airflows_noise() -> N
     assert "WARN NativeCodeLoader" in kept and "some warning" in kept
 
 
+def test_what_a_task_said_lies_where_airflows_pages_look(tmp_path: Path) -> None:
+    run = "manual__2024-02-01T04:00:00+00:00"
+    running = f"[DAG TEST] running task <TaskInstance: syncrec_nightly.score {run} [SCHEDULED] ti_id=1>"
+    words, noise = said("12:00:01 score: done"), record("Updating", logger="airflow.api_fastapi")
+    log = NightLog(lambda line: None, logs=tmp_path)
+    begun = [said("before"), starting("score"), record(running, logger="airflow.sdk.definitions.dag")]
+    for line in [*begun, words, noise, *ending("score", "success"), said("after")]:
+        log.read(line)
+    (kept,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert str(kept.relative_to(tmp_path)) == f"dag_id=syncrec_nightly/run_id={run}/task_id=score/attempt=1.log"
+    assert kept.read_text() == words
+
+
 def test_steps_that_airflow_passed_over_are_told_once() -> None:
     lines = [starting("wait_for_landing"), *ending("wait_for_landing", "failed"), starting("move_alias")]
     end, told, _ = read(

@@ -48,8 +48,9 @@ def test_each_step_has_a_line_of_its_own_in_the_note(client: mlflow.MlflowClient
     lines = client.get_run(run_id).data.tags[MLFLOW_RUN_NOTE].splitlines()
     experiment = client.get_run(run_id).info.experiment_id
     assert lines == [
-        "- **Gate**: [version 2](#/models/syncrec/versions/2) refused: worse",
-        f"- **Report**: [how it went](#/experiments/{experiment}/runs/{run_id}/artifacts/report/d.html)",
+        "- **Gate**: [version 2](#/models/syncrec/versions/2?workflowType=machine_learning) refused: worse",
+        f"- **Report**: [how it went](#/experiments/{experiment}/runs/{run_id}/artifacts/report/d.html"
+        "?workflowType=machine_learning)",
         "- **Trained on**: 5 users",
     ]
 

@@ -137,7 +137,7 @@ def lost_executors(events: Path, step: str, ds: date) -> tuple[set[str], set[str
     """From Spark's event logs of a step: the executors that ran tasks, and those that were lost."""
     ran, lost = set(), set()
     for file in (path for path in events.rglob("*") if path.is_file() and not path.name.endswith(".crc")):
-        lines = [json.loads(line) for line in file.read_text().splitlines() if line.startswith("{")]
+        lines = [json.loads(line) for line in file.read_text().split("\n")[:-1] if line.startswith("{")]
         if not any(line.get("App Name") == f"syncrec {step} {ds}" for line in lines):
             continue
         ran |= {line["Executor ID"] for line in map(_task, lines) if line}

@@ -119,6 +119,12 @@ def test_progress_and_closing_lines_are_there_and_airflows_noise_is_not(project:
         assert "airflow." not in output
 
 
+def test_airflows_pages_have_the_log_of_each_task(project: Project) -> None:
+    logs = (project.settings.state / "airflow/logs").glob("dag_id=*/run_id=*/task_id=score/attempt=1.log")
+    said = " ".join(log.read_text() for log in logs)
+    assert [said.count(f"score {ds}: ") for ds in NIGHTS] == [1 for _ in NIGHTS]
+
+
 def test_each_user_and_domain_has_its_list_and_strangers_have_one(project: Project) -> None:
     for ds in NIGHTS:
         recommendations = project.rows("recommendations", ds)
