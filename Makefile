@@ -256,7 +256,7 @@ environment() {
 
 setup() {
     find_java
-    size='up to 1 GB, some minutes'
+    size='3 GB on disk, with torch for CUDA 7 GB: docs/operating.md, The build of torch; some minutes'
     environment jobs "$$(cat pyproject.toml constraints/jobs.txt | cksum) in $$PWD" \
         -c constraints/jobs.txt -e '.[jobs,dev]'
     class_archive

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shlex
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -45,6 +46,17 @@ class FactsOnly:
         return getattr(self._log, name)
 
 
+def killed(exit_code: int) -> str:
+    """One line for a process that a signal ended, by its own or a shell's exit code; '' of any other end."""
+    number = -exit_code if exit_code < 0 else exit_code - 128
+    try:
+        name = signal.Signals(number).name
+    except ValueError:
+        return ""
+    why = ", most often for want of memory (dmesg)" if name == "SIGKILL" else ""
+    return f"error: the process was killed by signal {number}, {name}{why}; run it again"
+
+
 class JobSubprocessHook(SubprocessHook):
     """Remembers the line with which a job says why it failed: its last one."""
 
@@ -56,9 +68,12 @@ class JobSubprocessHook(SubprocessHook):
         return FactsOnly(super().log)
 
     def run_command(self, *arguments: Any, **named: Any) -> Any:
-        """Run the command as ever."""
+        """Run the command as ever; of a killed process, which could say nothing, say what happened."""
         result = super().run_command(*arguments, **named)
         self.cause = result.output if result.output.startswith("error: ") else ""
+        if not self.cause and (end := killed(result.exit_code)):
+            self.cause = end
+            self.log.info("%s", end)
         return result
 
 

@@ -115,6 +115,8 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
         scratch = find_scratch(settings)
         for one in work:
             log.info("%s: %s%s", one.where, one.what, "" if yes else " would be removed")
+        if not yes and not work:
+            return f"nothing holds them: check the id, as in the log, if that surprises you. {MODELS}"
         if not yes:
             return f"{len(work)} places hold them; nothing was removed: --yes removes it. {MODELS}"
         for notes in open_notes:

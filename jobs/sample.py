@@ -1,6 +1,7 @@
 """Sample landing files: five domains in the forms users really have, with planted relations and dirt.
 
     python -m jobs.sample --landing landing --from 2024-01-01 --to 2024-01-28
+    python -m jobs.sample --log log.parquet --from 2024-01-01 --to 2024-01-28     # for python -m syncrec_model
     python -m jobs.sample --describe
 
 Who wants what, and why, is `jobs.sample_world` by the laws of `jobs.sample_laws`; `jobs.sample_dirt` spoils a few
@@ -26,7 +27,7 @@ from pathlib import Path
 from typing import Literal
 
 from jobs.sample_dirt import FAULTS, LandingRow, landing_days
-from jobs.sample_forms import FORMS
+from jobs.sample_forms import FORMS, study_log
 from jobs.sample_laws import DOMAINS, SampleSettings
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "planted_faults",
     "publish_day",
     "write_days",
+    "write_log",
 ]
 
 SAMPLE_VERSION = "sample-1"
@@ -217,6 +219,34 @@ def _write_files(rows: dict[str, list[LandingRow]], folder: Path) -> None:
         (folder / PLANTED[domain].file).write_bytes(form(rows[domain]))
 
 
+def write_log(file: Path, first: date, last: date, *, settings: SampleSettings | None = None) -> int:
+    """Write the sound events of the days first..last as one Parquet log, the form that the study kit reads.
+
+    Parameters
+    ----------
+    file : columns user, item, domain (texts) and ts (UTC); replaced if it is there, whole or not at all.
+    first, last : arrival days, both included.
+
+    Returns the number of events.
+
+    Raises
+    ------
+    SampleError : first after last, or before `settings.start`.
+    """
+    settings = settings or SampleSettings()
+    _check_days(first, last, settings)
+    days = [rows for day, rows in landing_days(settings, last) if day >= first]
+    content, events = study_log(days)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    return events
+
+
 def describe() -> str:
     """The planted relations, as text for a terminal."""
     out = ["Five domains over the same users; what each is there for:", ""]
@@ -235,6 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     defaults = SampleSettings()
     parser.add_argument("--describe", action="store_true", help="print the planted relations and stop")
     parser.add_argument("--landing", type=Path, help="folder of landing day folders")
+    parser.add_argument("--log", type=Path, help="instead: one Parquet file of all sound events, for the study kit")
     parser.add_argument("--from", dest="first", type=date.fromisoformat, help="first day, YYYY-MM-DD")
     parser.add_argument("--to", dest="last", type=date.fromisoformat, help="last day, included")
     parser.add_argument("--users", type=int, default=defaults.n_users, help="users of the first 28 days")
@@ -252,11 +283,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.describe:
         print(describe())
         return 0
-    if not (arguments.landing and arguments.first):
-        parser.error("--landing and --from are needed (or --describe)")
+    if bool(arguments.landing) == bool(arguments.log) or not arguments.first:
+        parser.error("--landing or --log, and --from, are needed (or --describe)")
     try:
         settings = SampleSettings(seed=arguments.seed, n_users=arguments.users, late=arguments.late)
         last = arguments.last or arguments.first
+        if arguments.log:
+            events = write_log(arguments.log, arguments.first, last, settings=settings)
+            print(f"sample: {events:,} events, {arguments.first} to {last}, in {arguments.log}")
+            return 0
         folders = write_days(arguments.landing, arguments.first, last, settings=settings)
     except (ValueError, OSError) as error:
         print(f"sample: {error}", file=sys.stderr)

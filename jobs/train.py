@@ -304,7 +304,8 @@ def served_views(
     judged = judge_views(ranks)
     views = {domain: choice.view for domain, choice in judged.items()}
     gains = {domain: "{:+.4f} [{:+.4f}, {:+.4f}]".format(*choice.gain) for domain, choice in judged.items()}
-    log.info("served views: %s", ", ".join(f"{domain} {view} {gains[domain]}" for domain, view in views.items()))
+    told = ", ".join(f"{domain} {view} {gains[domain]}" for domain, view in views.items())
+    log.info("served views, and what they gain over the single view in ndcg@10 on validation: %s", told)
     return views, {"cases": len(ranks), "views": {domain: choice.to_dict() for domain, choice in judged.items()}}
 
 

@@ -50,8 +50,8 @@ class EpochReport:
     def line(self) -> str:
         """Return the epoch in one line for a log."""
         gaps = " ".join(f"{domain} {figures['ntg_loss']:+.3f}" for domain, figures in self.domains.items())
-        parts = [f"epoch {self.epoch}", f"loss {self.totals['loss']:.3f}", self.quality(), f"ntg {gaps}"]
-        return ", ".join(filter(None, parts))
+        said = [f"epoch {self.epoch}", f"loss {self.totals['loss']:.3f}", self.quality()]
+        return ", ".join(filter(None, [*said, f"ntg of the losses {gaps}"]))
 
     def quality(self) -> str:
         """Return validation in a few words: macro mean and minimum over domains; nothing without cases."""

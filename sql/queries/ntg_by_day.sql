@@ -1,8 +1,9 @@
 -- Do the other domains help or hurt each domain, night by night?
 -- How to read: ntg_ndcg is the cross view minus the single view (ndcg@10) with its 95 % interval,
 -- for the version trained that night. 'hurts' or 'helps' only where the interval leaves zero out.
--- ntg_served says the same of what users get; lambda_weight is the weight of the domain in the
--- loss.
+-- ntg_served says the same of what users get. ntg_loss compares the losses in training, not lists:
+-- its sign may be another. lambda_weight is the weight of the domain in the loss. The rows macro
+-- (the mean over domains) and min (the worst domain) have no interval and no verdict.
 with
 
 gaps as (
@@ -20,7 +21,7 @@ final as (
         case
             when ntg_ndcg_high < 0 then 'hurts'
             when ntg_ndcg_low > 0 then 'helps'
-            else 'not clear'
+            when ntg_ndcg_low is not null then 'not clear'
         end as transfer,
         round(ntg_served, 4) as ntg_served,
         round(ntg_loss, 4) as ntg_loss,

@@ -71,3 +71,29 @@ def test_an_alert_that_cannot_be_sent_is_in_the_log_and_breaks_nothing(tmp_path:
     assert "score failed" in done.stderr + done.stdout
     assert "the alert command failed: FileNotFoundError" in done.stderr + done.stdout
     assert "hunter22" not in done.stderr + done.stdout
+
+
+KILLED = """
+import sys
+sys.path.append(sys.argv[1])
+from syncrec_job import JobSubprocessHook
+for command in sys.argv[2:]:
+    hook = JobSubprocessHook()
+    hook.run_command(["bash", "-c", command])
+    print("CAUSE", hook.cause)
+"""
+
+
+def test_of_a_killed_job_the_cause_says_so_and_of_another_end_what_the_job_said(tmp_path: Path) -> None:
+    commands = ["kill -9 $$", "bash -c 'kill -15 $$'; exit $?", "echo error: score: no model; exit 1", "exit 70"]
+    done = subprocess.run(
+        [ORCHESTRATOR, "-c", KILLED, REPOSITORY / "dags", *commands],
+        env=os.environ | {"AIRFLOW_HOME": str(tmp_path)}, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    causes = [line.removeprefix("CAUSE").strip() for line in done.stdout.splitlines() if line.startswith("CAUSE")]
+    assert causes == [
+        "error: the process was killed by signal 9, SIGKILL, most often for want of memory (dmesg); run it again",
+        "error: the process was killed by signal 15, SIGTERM; run it again",
+        "error: score: no model",
+        "",
+    ], done.stderr[-2000:]

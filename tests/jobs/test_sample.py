@@ -273,3 +273,27 @@ def test_the_command_line_writes_what_the_function_writes(tmp_path: Path) -> Non
     settings = SampleSettings(seed=3, n_users=150, late=False)
     write_days(tmp_path / "b", day(0), day(1), settings=settings)
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
+
+
+def test_the_log_for_the_study_kit_holds_the_sound_events_of_all_days(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = tmp_path / "deep" / "log.parquet"
+    arguments = ["--log", str(log), "--from", "2024-01-02", "--to", "2024-01-04", "--users", "150"]
+    assert main(arguments) == 0
+
+    table = pq.read_table(log)
+    accounts = [day_accounts(day(n), settings=SMALL) for n in (1, 2, 3)]
+    expected = Counter()
+    for account in accounts:
+        expected.update({domain: count["events"] for domain, count in account.items()})
+    assert Counter(table["domain"].to_pylist()) == expected
+    assert table.column_names == ["user", "item", "domain", "ts"]
+    assert all(table[name].null_count == 0 for name in table.column_names)
+    assert f"{table.num_rows:,} events" in capsys.readouterr().out
+    assert [path.name for path in log.parent.iterdir()] == ["log.parquet"]
+
+
+def test_a_log_and_landing_days_are_not_asked_for_at_once(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(["--log", str(tmp_path / "a"), "--landing", str(tmp_path / "b"), "--from", "2024-01-01"])

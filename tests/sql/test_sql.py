@@ -122,6 +122,7 @@ def test_ntg_by_day_shows_the_planted_gap_of_the_version_trained_that_night(
             assert row["lambda_weight"] == weight
     assert rows[D29, "toys"]["transfer"] == "hurts"
     assert rows[D29, "books"]["transfer"] == "helps"
+    assert all((row["transfer"] is None) == (row["low"] is None) for row in rows.values())
     assert [rows[night, "toys"]["published"] for night in (D29, D30, D31)] == [True, True, False]
 
 
