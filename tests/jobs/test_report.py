@@ -9,7 +9,7 @@ import mlflow
 import pytest
 
 from jobs.lakehouse import Lakehouse
-from jobs.report import attach_to_mlflow, main
+from jobs.report import attach_to_mlflow, main, render
 from jobs.settings import load_settings
 from tests.sql.planted import D29, D30, D31, HOSTILE, fill, put, write_config
 
@@ -237,6 +237,12 @@ def test_the_index_lists_all_nights_newest_first(config: Path) -> None:
     assert index.text.count("✓ published") == 2
     assert "served ndcg@10 rose in every domain 7 min 04 s" in index.text
     assert "2024-01-31 ✗ not published" in index.text
+
+
+def test_the_index_calls_no_night_published_that_was_rolled_back() -> None:
+    night = {"day": "2024-01-30", "page": True, "published": True, "version": "1", "decision": "rolled_back"}
+    text = render("index", nights=[night | {"reason": "rolled back to version 1: bad", "seconds": 5.0}])
+    assert "↩ rolled back" in text and "✓ published" not in text
 
 
 def test_the_page_becomes_an_artifact_of_the_nights_training_run(tmp_path: Path) -> None:
