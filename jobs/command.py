@@ -195,7 +195,8 @@ def start_logging() -> None:
     """One fact a line: time, then text."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(HidingFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    handler.addFilter(lambda record: not record.name.startswith("py4j"))  # its levels are set anew by others
+    # By its file: it uses the root logger, too, and Great Expectations sets its own one's level anew.
+    handler.addFilter(lambda record: "py4j" not in Path(record.pathname).parts)
     logging.basicConfig(level=os.environ.get("SYNCREC_LOG_LEVEL", "INFO"), handlers=[handler], force=True)
     for noisy in ("great_expectations", "mlflow", "alembic", "urllib3", "pyiceberg", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -104,8 +104,10 @@ def _service(said: str) -> str:
 
 
 def _at(said: str) -> str:
-    """The first path in the text that is one: Java's traces are full of words that look like paths."""
+    """The first path in the text that is one, and no source file: traces are full of those and of what looks so."""
     for found in _PATH.finditer(said):
+        if found[1].endswith((".py", ".pyx")):
+            continue
         if Path(found[1]).parent.is_dir() and Path(found[1]).parent != Path("/"):
             return f" at {found[1]}"
     return ""

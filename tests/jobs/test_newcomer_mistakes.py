@@ -243,6 +243,7 @@ def test_a_state_folder_that_may_not_be_written(home: Path, capsys: pytest.Captu
             "of file:///nowhere/x [Errno 28] No space left on device: '/etc/hosts'",
             "the disk is full at /etc/hosts:",
         ),
+        (f'File "{__file__}", line 3, in f\nOSError: [Errno 28] No space left on device', "the disk is full: make"),
         ("(sqlite3.OperationalError) database is locked", "keeps the SQLite database locked"),
         (
             "API request to http://127.0.0.1:5000/api/2.0/mlflow/runs/log-batch failed with exception "
