@@ -50,7 +50,7 @@ class ProgressBar:
     def __init__(self, *, epochs: int, steps_per_epoch: int, done: int, shown: bool) -> None:
         self.epochs, self.done = epochs, done
         self.shown, self.in_terminal = shown, shown and sys.stderr.isatty()
-        self.columns = min(shutil.get_terminal_size((100, 24)).columns, 160)
+        self.columns = min(shutil.get_terminal_size((100, 24)).columns, 160) if self.in_terminal else 160
         self.bar: Any = tqdm(
             total=epochs * steps_per_epoch,
             initial=done * steps_per_epoch,
