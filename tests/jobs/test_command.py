@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.command import Run, one_line, peak_memory, run_job
+from jobs.command import Run, one_line, peak_memory, run_job, start_logging
 from jobs.errors import JobError, NothingToDo
 
 HOME = Path(__file__).parents[2]
@@ -84,3 +85,12 @@ def test_the_cutoff_is_midnight_after_the_day() -> None:
     seen: list[Run] = []
     run_job(lambda run: seen.append(run), [*ARGV, "--run-id", "manual__2024-01-05T00:00:00+00:00"])
     assert seen[0].cutoff.isoformat() == "2024-01-06T00:00:00+00:00"
+
+
+def test_traces_that_py4j_logs_are_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    """It logs on the root logger; a job says the same in its one line."""
+    start_logging()
+    for file in ("/site-packages/py4j/java_gateway.py", "/jobs/score.py"):
+        logging.getLogger().handle(logging.LogRecord("root", logging.ERROR, file, 1, f"said in {file}", (), None))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("said in /jobs/score.py")
