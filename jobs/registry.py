@@ -6,6 +6,7 @@ is pickled. Aliases: `challenger` (trained tonight), `champion` (serves), `previ
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
@@ -34,6 +35,7 @@ from mlflow.types.schema import (
     Property,
     Schema,
 )
+from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from jobs.errors import JobError
 from jobs.machine_errors import cause_of
@@ -192,11 +194,34 @@ class Registry:
         """
         with mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(name="model", **pyfunc_parts(folder, history))
-        # The tags come with the version, not after it: a kill in between would leave a version of no night.
-        made = mlflow.register_model(info.model_uri, self.name, tags={k: str(v) for k, v in tags.items()})
-        number = str(made.version)
-        self.describe(number, description)
-        return self.version(number)
+        try:
+            self.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        # Tags and words come with the version, not after it: a kill in between would leave a version of no night,
+        # or one that nobody describes, since the retry finds it made.
+        made = self.client.create_model_version(
+            self.name,
+            info.model_uri,
+            tags={k: str(v) for k, v in tags.items()},
+            description=description,
+            model_id=info.model_id,
+        )
+        version = self.version(str(made.version))
+        self.link(version)
+        return version
+
+    def link(self, version: Version) -> None:
+        """Let the page of the logged model name its version; a server does so, a database not."""
+        source = str(self.client.get_model_version(self.name, version.number).source)
+        model_id = source.removeprefix("models:/")
+        if model_id == source:  # registered by another hand, from plain files
+            return
+        named = json.loads(self.client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS, "[]"))
+        if all(str(one["version"]) != version.number or one["name"] != self.name for one in named):
+            named.append({"name": self.name, "version": int(version.number)})
+            self.client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(named)})
 
     def challenge(self, version: Version) -> None:
         """Make a version the challenger, unless a later night already has one."""

@@ -125,6 +125,7 @@ def _train(run: Run, fit: Fit) -> str:
     registry = Registry(settings)
     then = past_of(lakehouse, run)
     if done := registry.of_night(ds, night.run_id):
+        registry.link(done)  # a kill may have come before
         if then is None:
             registry.challenge(done)
         return f"version {done.number} of this night is registered already"

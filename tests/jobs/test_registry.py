@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.conftest import SMALL
 
 DOMAINS = ("books", "toys")
 VOCABULARY = Vocabulary(DOMAINS, (["b1", "b2", "b3"], ["t1", "t2", "t3", "t4"]))
+EVENT = {"item_id": "b1", "domain": "books", "ts": 0}
 VIEWS = {"books": "blend", "toys": "cross"}
 
 
@@ -38,8 +40,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     with mlflow.start_run(experiment_id=made.experiment_id, tags={"ds": "2024-01-05"}) as run:
         pass
     tags = {"ds": "2024-01-05", "syncrec.run_id": "scheduled__1"}
-    example = [{"item_id": "b1", "domain": "books", "ts": 0}]
-    made.challenge(made.log_version(run.info.run_id, folder / "model", tags, "a first version", example))
+    made.challenge(made.log_version(run.info.run_id, folder / "model", tags, "a first version", [EVENT]))
     return made
 
 
@@ -60,6 +61,31 @@ def test_the_new_version_is_challenger_and_found_by_its_night(registry: Registry
     assert registry.of_night("2024-01-05", "scheduled__1") == version
     assert registry.of_night("2024-01-06", "scheduled__1") is None
     assert registry.at_alias(CHAMPION) is None
+
+
+def test_a_version_is_never_seen_without_its_words(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    create = registry.client.create_model_version
+
+    def then_killed(*args: Any, **more: Any) -> None:
+        seen.append(create(*args, **more))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry.client, "create_model_version", then_killed)
+    with mlflow.start_run(experiment_id=registry.experiment_id) as run:
+        pass
+    with pytest.raises(KeyboardInterrupt):
+        registry.log_version(
+            run.info.run_id, Path(registry.settings.state_dir) / "model", {"ds": "2024-01-06"}, "in words", [EVENT]
+        )
+    made = registry.client.get_model_version(registry.name, str(seen[0].version))
+    assert (made.description, made.tags, made.run_id) == ("in words", {"ds": "2024-01-06"}, run.info.run_id)
+    left = registry.version(str(made.version))
+    registry.link(left)
+    registry.link(left)
+    model_id = made.source.removeprefix("models:/")
+    named = registry.client.get_logged_model(model_id).tags["mlflow.modelVersions"]
+    assert [str(one["version"]) for one in json.loads(named)] == [left.number]
 
 
 def test_no_file_of_the_version_is_a_pickle(registry: Registry, tmp_path: Path) -> None:
