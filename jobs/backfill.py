@@ -49,15 +49,14 @@ def past_of(lakehouse: Lakehouse, run: Run) -> Past | None:
     return past(run.ds, rows.to_pylist(), backfill=run.backfill)
 
 
-def champion_of(lakehouse: Lakehouse, registry: Registry, run: Run) -> Version | None:
-    """The champion of a night: the alias, on a past day the version that served it.
+def champion_of(registry: Registry, then: Past | None) -> Version | None:
+    """The champion of a night: the alias, in a past one (`past_of`) the version that served it.
 
     Raises
     ------
     JobError
         That version is no longer in the registry.
     """
-    then = past_of(lakehouse, run)
     if then is None:
         return registry.at_alias(CHAMPION)
     return registry.version(then.champion) if then.champion else None

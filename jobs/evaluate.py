@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
-from jobs.backfill import champion_of
+from jobs.backfill import champion_of, past_of
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
@@ -154,7 +154,7 @@ def evaluate(run: Run) -> str:
     rows: list[dict[str, Any]] = []
     ranked: dict[str, CaseRanks] = {}
     night.note(champion_unreadable="", champion_unknown_domains=[])
-    for role, version in _versions(champion_of(lakehouse, registry, run), challenger):
+    for role, version in _versions(champion_of(registry, past_of(lakehouse, run)), challenger):
         try:
             loaded = load_version(registry, version.number, vocabulary)
         except JobError as error:

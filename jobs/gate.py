@@ -41,12 +41,13 @@ def run_gate(run: Run) -> str:
     if night.snapshot("sequences") is None:
         raise JobError("run build_sequences first: this night has no sequences")
     registry = Registry(settings)
-    current = champion_of(lakehouse, registry, run)
+    then = past_of(lakehouse, run)
+    current = champion_of(registry, then)
     champion = current.number if current else None
     challenger = registry.of_night(ds, night.run_id)
     figures, gaps = _figures(run, lakehouse, night, settings)
     cause = "training failed, was skipped or was not due tonight"
-    if past_of(lakehouse, run) and champion:
+    if then and champion:
         cause = f"a past night again: version {champion} was champion then"
     if challenger is not None and not any(role == "challenger" for role, _, _ in figures):
         cause = f"version {challenger.number} was trained but not evaluated"

@@ -64,10 +64,11 @@ def test_nights_tell_it_and_the_alias_does_not(settings: SettingsFactory) -> Non
         version=lambda number: asked.append(number) or Version(number=number, run_id="r", tags={}),
     )
     assert past_of(own.lakehouse, own.run(day(2))) == Past(newest=day(3), champion="1")
-    found = [champion_of(own.lakehouse, registry, own.run(day(n))) for n in (0, 1, 2, 3, 4)]
+    found = [champion_of(registry, past_of(own.lakehouse, own.run(day(n)))) for n in (0, 1, 2, 3, 4)]
     assert [version.number if version else None for version in found] == [None, "1", "1", "99", "99"]
     assert asked == ["1", "1"]
-    again = champion_of(own.lakehouse, registry, own.run(day(3), "backfill__2024-01-04T00:00:00+00:00"))
+    run = own.run(day(3), "backfill__2024-01-04T00:00:00+00:00")
+    again = champion_of(registry, past_of(own.lakehouse, run))
     assert again is not None and again.number == "1", "Airflow's name of a backfill's run"
 
 

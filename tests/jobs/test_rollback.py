@@ -233,6 +233,15 @@ def test_a_backfill_of_the_newest_night_moves_no_alias(project: Project) -> None
     assert project.nights()[FIRST]["served_version"] == "2"
 
 
+def test_the_gate_of_a_past_night_names_who_was_champion_then(project: Project) -> None:
+    for ds in (FIRST, SECOND):
+        project.night(ds, project.version(ds))
+    run = project.run(FIRST, "again")
+    Night(run, project.lakehouse).pin("sequences", 1)
+    assert run_gate(run) == "no_challenger; version 1 scores tonight"
+    assert "a past night again: version 1 was champion then" in Night(run, project.lakehouse).get("reason")
+
+
 def test_the_gate_refuses_the_version_when_its_night_is_run_again(three: Project) -> None:
     roll_back(three.settings, reason="bad")
     run = three.run(SECOND)
