@@ -19,14 +19,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from jobs.audit_rules import recommendations_suite
 from jobs.audits import import_ahead, record_audits, require, run_suite
-from jobs.command import Run, add_full, run_job
-from jobs.errors import JobError
+from jobs.command import Run, add_full, one_line, run_job
+from jobs.errors import AuditFailed, JobError
 from jobs.experiment import Trial, experiment_rows, find_trial
 from jobs.lakehouse import Lakehouse
 from jobs.list_audit import lists_in
@@ -60,26 +62,20 @@ def score(run: Run) -> str:
     new_items = sum(vocabulary.n_items) - sum(loaded.known_items)
     log.info("scoring with version %s; %d items are newer than it", version, new_items)
     trial, serving = _serving(run, lakehouse, night, task)
-    state = state_of(run, lakehouse, night)
-    basis = basis_of(task, vocabulary, serving.tasks.get(CANDIDATE_ARM))
-    before, reason = find_before(run, lakehouse, basis)
-    folder = lakehouse.stage_folder(RECOMMENDATIONS.name, run.ds, night.run_id)
-    versions = {arm: own.version for arm, own in serving.tasks.items()}
-    written = {arm: Written(folder=str(folder), ds=run.ds, version=v, arm=arm) for arm, v in versions.items()}
     import_ahead()
     with spark_session(settings, f"score {ds}") as spark:
         spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", settings.scoring.batch_users)
-        made = _stage(spark, lakehouse, state, serving, written, vocabulary, before, reason)
-        files = [f"file://{file}" for file, *_ in made]
-        item_files = lakehouse.files("items", night.snapshot("items"))
-        lists = lists_in(spark, files, item_files, run.ds)
-        rules = recommendations_suite(vocabulary.domains, task.top_n, versions, serving.split)
-        results = run_suite(RECOMMENDATIONS.name, lists, rules)
-        record_audits(lakehouse, results, run.ds, night.run_id)
-        require(results, staged=folder)
+        try:
+            made, basis = _stage_audited(spark, run, lakehouse, night, serving, vocabulary)
+        except (PythonException, AuditFailed) as error:  # in a worker, or in what it wrote
+            if trial is None or trial.version is None:
+                raise
+            trial, serving = trial.refused(_in_workers(error)), Serving(tasks={CHAMPION_ARM: task})
+            night.note(candidate_version=None)
+            made, basis = _stage_audited(spark, run, lakehouse, night, serving, vocabulary)
     rows, users = _counted(made)
     night.note(
-        recommendations_staged=files,
+        recommendations_staged=[f"file://{file}" for file, *_ in made],
         recommendations_count=rows,
         recommendations_properties=properties_of(basis, night.snapshot(SEQUENCES.name)),
         experiment=experiment_rows(trial, version, users, night.run_id),
@@ -88,7 +84,37 @@ def score(run: Run) -> str:
     return closing + (f"; {users[CANDIDATE_ARM]} of them have the candidate's" if trial else "")
 
 
+def _in_workers(error: JobError | PythonException) -> JobError:
+    """What tables and pages say of it: what a library says may hold a user's row, which is for the log alone."""
+    said = one_line(error)
+    if isinstance(error, JobError):
+        return JobError(said)
+    log.warning("scoring failed in a worker: %s", said)
+    return JobError(f"scoring failed in a worker: {said.partition(':')[0]}; the log says more")
+
+
 Made = list[tuple[str, int, int, str]]
+
+
+def _stage_audited(
+    spark: SparkSession, run: Run, lakehouse: Lakehouse, night: Night, serving: Serving, vocabulary: Vocabulary
+) -> tuple[Made, dict[str, Any]]:
+    """Write all lists of the night and audit them; what was written, and what it was made from."""
+    task = serving.tasks[CHAMPION_ARM]
+    state = state_of(run, lakehouse, night)
+    basis = basis_of(task, vocabulary, serving.tasks.get(CANDIDATE_ARM))
+    before, reason = find_before(run, lakehouse, basis)
+    folder = lakehouse.stage_folder(RECOMMENDATIONS.name, run.ds, night.run_id)
+    versions = {arm: own.version for arm, own in serving.tasks.items()}
+    written = {arm: Written(folder=str(folder), ds=run.ds, version=v, arm=arm) for arm, v in versions.items()}
+    made = _stage(spark, lakehouse, state, serving, written, vocabulary, before, reason)
+    item_files = lakehouse.files("items", night.snapshot("items"))
+    lists = lists_in(spark, [f"file://{file}" for file, *_ in made], item_files, run.ds)
+    rules = recommendations_suite(vocabulary.domains, task.top_n, versions, serving.split)
+    results = run_suite(RECOMMENDATIONS.name, lists, rules)
+    record_audits(lakehouse, results, run.ds, night.run_id)
+    require(results, staged=folder)
+    return made, basis
 
 
 def _counted(made: Made) -> tuple[int, Counter[str]]:

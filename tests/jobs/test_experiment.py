@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from jobs.registry import Version
 from jobs.schemas import ANYONE
 from jobs.score_users import load_once
 from jobs.settings import Experiment, Settings
+from syncrec_model import load_model, save_model
 from tests.jobs.sequence_oracle import random_log
 from tests.jobs.small_nights import SmallNights, day
 from tests.jobs.test_build_sequences import FIRST, D
@@ -59,6 +61,11 @@ class Arms(Nights):
             apart = {key: value for key, value in row.items() if key not in ("arm", "model_version")}
             found.setdefault(row["user_id"], []).append(apart)
         return found
+
+    def warnings(self) -> list[str]:
+        """What the job warned of; libraries warn, too, at their first import."""
+        own = (record for record in self.log.records if record.name == "syncrec")
+        return [record.getMessage() for record in own if record.levelname == "WARNING"]
 
     def all_of(self, version: str) -> Lists:
         self.try_out(None)
@@ -121,12 +128,33 @@ def test_a_candidate_that_cannot_be_read_leaves_all_users_to_the_champion(
     )  # fmt: skip
     rows = arms.score()
     assert {(row["arm"], row["model_version"]) for row in rows} == {("champion", "1")}
-    (warning,) = (record.getMessage() for record in arms.log.records if record.levelname == "WARNING")
+    (warning,) = arms.warnings()
     assert warning.startswith("experiment x: the candidate is not served, the champion serves all users: ")
     champion, candidate = arms.night.get("experiment")
     assert (champion["users"], candidate["users"]) == (len({row["user_id"] for row in rows}) - 1, 0)
     assert candidate["outcome"] == "not served" and candidate["reason"] in warning
     assert candidate["model_version"] is None
+
+
+def test_a_candidate_that_fails_while_it_scores_leaves_all_users_to_the_champion(arms: Arms) -> None:
+    arms.land(random_log(11, FIRST, n_days=3, n_users=20), *D[:3])
+    arms.build(D[2])
+    model, vocabulary, views, metadata = load_model(arms.model("2"))
+    with torch.no_grad():
+        for weights in model.parameters():
+            weights.mul_(1e30)  # numbers all of them, but no product is
+    shutil.rmtree(arms.model("2"))
+    save_model(arms.model("2"), model, vocabulary, views, metadata)
+    champion = arms.all_of("1")
+    split = arms.try_out("2")
+    assert any(split.is_candidate(user) for user in champion)
+    assert arms.lists() == champion
+    assert {(row["arm"], row["model_version"]) for row in arms.staged} == {("champion", "1")}
+    assert arms.night.get("candidate_version") is None
+    _, candidate = arms.night.get("experiment")
+    assert (candidate["outcome"], candidate["model_version"], candidate["users"]) == ("not served", None, 0)
+    assert candidate["reason"] == "scoring failed in a worker: ValueError; the log says more"
+    assert any("not finite" in warning for warning in arms.warnings())
 
 
 def test_weights_that_are_no_numbers_are_no_candidate(arms: Arms, tmp_path: Path) -> None:
