@@ -259,6 +259,7 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
         )
         for note in result.notes:
             log.warning("%s", note)
+        log.info("%s", ending(result, prepared.config))
         for earlier in result.epochs[: result.resumed_after]:  # trained before a kill, perhaps in another run
             _log_metrics(earlier)
         log_training(model, result, prepared.valid_set)
@@ -281,6 +282,13 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
     checkpoint.unlink(missing_ok=True)
     role = "as challenger" if prepared.then is None else "for this past night alone"
     return f"version {version.number} registered {role} (epoch {result.best_epoch}, {start} start)"
+
+
+def ending(result: FitResult, config: TrainingConfig) -> str:
+    """Why training ended, and which epoch is kept: a person who saw "epoch 9 of 30" asks."""
+    last = len(result.epochs)
+    why = f"no better validation for {config.patience} epochs" if result.stopped_early else "all epochs are done"
+    return f"training ended after epoch {last} of at most {config.epochs}: {why}; epoch {result.best_epoch} is kept"
 
 
 def _facts(prepared: Prepared) -> dict[str, str]:

@@ -9,8 +9,8 @@ import pytest
 
 from jobs.errors import JobError, NothingToDo
 from jobs.registry import Version
-from jobs.train import check_due, metric_name, model_config, training_config, usable_champion
-from syncrec_model import ModelConfig, TrainingConfig
+from jobs.train import check_due, ending, metric_name, model_config, training_config, usable_champion
+from syncrec_model import FitResult, ModelConfig, TrainingConfig
 
 DAY = date(2024, 1, 10)
 
@@ -117,3 +117,15 @@ def test_every_field_of_model_and_training_can_be_set(settings: Any) -> None:
 def test_metric_names_are_allowed_in_mlflow() -> None:
     assert metric_name("cross.ndcg@10", "books") == "cross.ndcg_at_10/books"
     assert metric_name("loss") == "loss"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "early", "words"),
+    [
+        (9, True, "after epoch 9 of at most 30: no better validation for 3 epochs; epoch 6 is kept"),
+        (30, False, "after epoch 30 of at most 30: all epochs are done; epoch 6 is kept"),
+    ],
+)
+def test_the_log_says_why_training_ended(epochs: int, early: bool, words: str) -> None:
+    result = FitResult(best_epoch=6, epochs=[None] * epochs, stopped_early=early)  # type: ignore[list-item]
+    assert ending(result, TrainingConfig(epochs=30, patience=3)) == f"training ended {words}"
