@@ -35,6 +35,10 @@ from syncrec_model.vocabulary import stacked_offsets
 
 Encode = Callable[[Tensor, Tensor], Tensor]
 _ENCODED_AT_ONCE = 256
+PATIENCE = 10
+"""Epochs without a better validation: losses of one random negative learn slowly, and not evenly, not
+upwards only; three, enough for a softmax over all items, would end them at their first dip.
+"""
 
 
 def checkout(budget: Budget, repository: str, commit: str, *files: str) -> Path:
@@ -289,7 +293,7 @@ class Training:
 def train_best(
     module: nn.Module, epoch: Callable[[], object], valid: Callable[[], float], budget: Budget
 ) -> Training:
-    """Train until `budget.patience` epochs in a row brought nothing; leave the weights of the best epoch.
+    """Train until PATIENCE epochs in a row (the budget's, if longer) brought nothing; leave the weights of the best.
 
     No further epoch begins once `budget.core_minutes` of this process were spent here. Prints a line an epoch.
     """
@@ -309,7 +313,7 @@ def train_best(
             best, found.best_epoch = (found.values[-1], deepcopy(module.state_dict())), number
         spent = (time.process_time() - started) / 60
         print(f"epoch {number}: validation {found.values[-1]:.4f}, {spent:.1f} core minutes", flush=True)
-        if number - found.best_epoch >= budget.patience:
+        if number - found.best_epoch >= max(PATIENCE, budget.patience):
             break
         if budget.core_minutes is not None and spent >= budget.core_minutes:
             found.stopped = number < budget.epochs

@@ -15,6 +15,7 @@ import torch
 
 from benchmarks.peers import c2dsr, cgrec, released
 from benchmarks.peers.published import (
+    PATIENCE,
     Negatives,
     OnlyEncoded,
     Rows,
@@ -247,7 +248,7 @@ def test_validation_is_the_mean_over_domains(data: QualityData) -> None:
 
 
 def test_the_best_epochs_weights_are_left() -> None:
-    module, values = torch.nn.Linear(1, 1), iter([0.1, 0.3, 0.2, 0.3, 0.25, 0.9])
+    module, values = torch.nn.Linear(1, 1), iter([0.1, 0.3, 0.2, 0.3, *[0.25] * (PATIENCE - 2), 0.9])
 
     def epoch() -> None:
         assert module.training
@@ -256,8 +257,8 @@ def test_the_best_epochs_weights_are_left() -> None:
 
     with torch.no_grad():
         module.weight.fill_(0)
-    found = train_best(module, epoch, lambda: next(values), Budget(epochs=9, patience=3))
-    assert found.best_epoch == 2 and len(found.values) == 5
+    found = train_best(module, epoch, lambda: next(values), Budget(epochs=30, patience=3))
+    assert found.best_epoch == 2 and len(found.values) == 2 + PATIENCE
     assert module.weight.item() == 2 and not module.training
 
 
