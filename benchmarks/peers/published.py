@@ -293,7 +293,7 @@ class Training:
 def train_best(
     module: nn.Module, epoch: Callable[[], object], valid: Callable[[], float], budget: Budget
 ) -> Training:
-    """Train until PATIENCE epochs in a row (the budget's, if longer) brought nothing; leave the weights of the best.
+    """Train until PATIENCE epochs in a row (the budget's, if longer) brought nothing; leave the best's weights.
 
     No further epoch begins once `budget.core_minutes` of this process were spent here. Prints a line an epoch.
     """
