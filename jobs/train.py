@@ -247,6 +247,7 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
         parts = {"training": prepared.train_set, "validation": prepared.valid_set}
         log_inputs(prepared.lakehouse, night.snapshot("sequences"), parts)
         add_facts(registry.client, active.info.run_id, _facts(prepared))
+        log.info("%s start, %d epochs at most; an epoch's line ends in its seconds", start, prepared.config.epochs)
         result = fit(
             model=model,
             train=prepared.train_set,

@@ -14,6 +14,7 @@ from .reports import EpochReport, EpochSums
 
 _LEGEND = "cross/single loss, ntg"
 _BAR = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} {elapsed}<{remaining}{postfix}"
+_IN_A_LOG = "{desc} {percentage:3.0f}% {n_fmt}/{total_fmt} {elapsed}<{remaining}"
 
 
 def short_names(domains: Sequence[str], length: int = 10) -> list[str]:
@@ -41,22 +42,39 @@ def domain_lines(domains: Mapping[str, Mapping[str, float]], columns: int = 100)
     return ["  ".join(fields[at : at + per_line]).rstrip() for at in range(0, len(fields), per_line)]
 
 
+class _Lines:
+    """Makes lines of a bar that would write over itself: a log file keeps everything, at any width."""
+
+    def __init__(self) -> None:
+        self.last = ""
+
+    def write(self, text: str) -> None:
+        text = text.strip()
+        if text and text != self.last:
+            self.last = text
+            print(text, file=sys.stderr)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 class ProgressBar:
     """A bar over all batches; in a terminal the lines below it show the epoch in work.
 
-    In a log file it writes a line now and then, not ten a second, and the figures after each epoch only.
+    In a log file it writes a line now and then, not ten a second, and a line of figures after each epoch.
     """
 
     def __init__(self, *, epochs: int, steps_per_epoch: int, done: int, shown: bool) -> None:
         self.epochs, self.done = epochs, done
         self.shown, self.in_terminal = shown, shown and sys.stderr.isatty()
-        self.columns = min(shutil.get_terminal_size((100, 24)).columns, 160) if self.in_terminal else 160
+        self.columns = min(shutil.get_terminal_size((100, 24)).columns, 160) if self.in_terminal else 1000
         self.bar: Any = tqdm(
             total=epochs * steps_per_epoch,
             initial=done * steps_per_epoch,
             desc=self._place(),
-            bar_format=_BAR,
+            bar_format=_BAR if self.in_terminal else _IN_A_LOG,
             ncols=self.columns,
+            file=sys.stderr if self.in_terminal else _Lines(),
             disable=not shown,
             mininterval=0.5 if self.in_terminal else 15,
         )
@@ -89,7 +107,7 @@ class ProgressBar:
         if self.in_terminal:
             self._show(report.domains, f"loss {report.totals['loss']:.3f}")
         elif self.shown:
-            self.bar.set_postfix_str(report.line())
+            print(report.line(), file=sys.stderr, flush=True)
         self.bar.set_description_str(self._place(), refresh=False)
 
     def _place(self) -> str:

@@ -100,6 +100,8 @@ def _read_table(path: Path, given: dict[str, str]) -> tuple[Any, dict[str, str]]
     is_csv = ".csv" in path.suffixes
     if path.is_file() and path.stat().st_size == 0:
         raise StudyError(f"{path} is empty: nothing was written into it")
+    if path.is_dir() and not any(path.rglob("*.parquet")):
+        raise StudyError(f"{path} is a folder without *.parquet files: give it some, or the path of a file")
     kind = "CSV" if is_csv else "Parquet"
     try:
         if is_csv:
@@ -111,7 +113,9 @@ def _read_table(path: Path, given: dict[str, str]) -> tuple[Any, dict[str, str]]
         names = _names(path, source.schema.names, given)
         return source.to_table(columns=list(names.values())), names
     except (pa.ArrowException, OSError) as error:
-        why = str(error).splitlines()[0]
+        why = str(error).splitlines()[0].rstrip(".")
+        if "magic bytes" in why or "smaller than the minimum" in why:  # of three clauses around these words
+            why = "it was cut short, or is no Parquet file"
         raise StudyError(f"{path} cannot be read as {kind}: {why}. Give a .parquet or .csv file") from None
 
 

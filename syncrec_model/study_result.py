@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import platform
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -152,7 +153,7 @@ class StudyResult:
 
     def text(self) -> str:
         """Return the table for a terminal."""
-        lines = [self._title(), ""]
+        lines = [*self._head(), ""]
         for head, *body in self._tables():
             widths = [max(len(row[place]) for row in (head, *body)) for place in range(len(head))]
             for row in (head, *body):
@@ -166,7 +167,7 @@ class StudyResult:
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        lines = [self._title(), ""]
+        lines = [*self._head(), ""]
         for head, *body in self._tables():
             ruler = ["---", *["---:"] * (len(self.systems) + 1), *["---"] * (len(head) - len(self.systems) - 2)]
             lines += ["| " + " | ".join(row) + " |" for row in (head, ruler, *body)] + [""]
@@ -179,10 +180,21 @@ class StudyResult:
         (folder / "result.json").write_text(form + "\n", encoding="utf-8")
         (folder / "table.md").write_text(self.markdown(), encoding="utf-8")
 
-    def _title(self) -> str:
+    def _head(self) -> list[str]:
         seeds = f"{len(self.runs)} seed{'s' * (len(self.runs) > 1)}"
         best = ", ".join(f"{run.best_epoch} of {run.epochs}" for run in self.runs)
-        return f"{self.data.title()}; preset {self.preset}, {seeds}, best epoch {best}"
+        title = f"{self.data.title()}; preset {self.preset}, {seeds}, best epoch {best}"
+        changed = self.changed()
+        return [title, *textwrap.wrap(f"changed from the preset: {', '.join(changed)}", 110) * bool(changed)]
+
+    def changed(self) -> list[str]:
+        """Return what of the configuration is not the preset's, as NAME=VALUE: what an ablation is told by."""
+        preset = ModelConfig.preset(self.preset).to_dict() | TrainingConfig().to_dict()
+        held = self.model.to_dict() | self.training.to_dict()
+        changed = {name: value for name, value in held.items() if value != preset[name]}
+        return [
+            f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in changed.items()
+        ]
 
     def _tables(self) -> list[list[list[str]]]:
         rows = self.rows()

@@ -6,6 +6,7 @@ Shapes: E events of the log, M cases.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
 import os
 import sys
@@ -117,7 +118,9 @@ def configurations(preset: str, settings: Mapping[str, Any]) -> tuple[ModelConfi
     changed: dict[type, dict[str, Any]] = {ModelConfig: {}, TrainingConfig: {}}
     for name, value in settings.items():
         if name not in known:
-            raise StudyError(f"unknown setting {name!r}; settings are {', '.join(known)}")
+            near = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean {near[0]!r}? " if near else ""
+            raise StudyError(f"unknown setting {name!r}: {meant}settings are {', '.join(known)}")
         kind, default = known[name]
         changed[kind][name] = _typed(name, value, type(default)) if isinstance(value, str) else value
     model = dataclasses.replace(ModelConfig.preset(preset), **changed[ModelConfig])

@@ -261,7 +261,11 @@ def test_settings_of_both_records_by_name() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"chanels": 8}, r"unknown setting 'chanels'; settings are architecture, channels, .*compile"),
+        (
+            {"chanels": 8},
+            r"unknown setting 'chanels': did you mean 'channels'\? settings are .*compile",
+        ),
+        ({"xyzzy": 8}, r"unknown setting 'xyzzy': settings are architecture"),
         ({"epochs": "two"}, r"epochs=two: give a whole number"),
         ({"mim": "off"}, r"mim=off: give true or false"),
         ({"dropout": "much"}, r"dropout=much: give a number"),
@@ -286,4 +290,6 @@ def test_a_wrong_call_is_refused(data: StudyData) -> None:
 @pytest.mark.parametrize("preset", ["paper", "released"])
 def test_the_other_presets_run(data: StudyData, preset: str) -> None:
     settings = {"channels": 8, "max_length": 10, "epochs": 1, "threads": 1}
-    assert "preset " + preset in str(study(data, preset=preset, settings=settings, progress=False))
+    said = str(study(data, preset=preset, settings=settings, progress=False))
+    assert f"preset {preset}, 1 seed" in said
+    assert "\nchanged from the preset: channels=8, max_length=10, epochs=1, threads=1\n\n" in said

@@ -150,8 +150,11 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         with pytest.raises(StudyError, match=r"is empty"):
             read_study(tmp_path / name)
     (tmp_path / "log.parquet").write_text("user,item\n1,2\n")
-    with pytest.raises(StudyError, match=r"cannot be read as Parquet"):
+    with pytest.raises(StudyError, match=r"cannot be read as Parquet: it was cut short, or is no Parquet file"):
         read_study(tmp_path / "log.parquet")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StudyError, match=r"empty is a folder without \*\.parquet files"):
+        read_study(tmp_path / "empty")
     (tmp_path / "broken.csv").write_text("user,item,domain,ts\na,b,c,1\na,b\n")
     with pytest.raises(StudyError, match=r"cannot be read as CSV: .*Expected 4 columns"):
         read_study(tmp_path / "broken.csv")
