@@ -12,16 +12,26 @@ from pathlib import Path
 from jobs.settings import Settings
 
 VARIABLE = "SYNCREC_LINKS"
+PAGE, USUAL_PAGE = "mlflow_page.txt", "http://127.0.0.1:5000"
+"""The file of the state that keeps the address of `make up`, and what holds before there is one."""
 OF_MODELS = "?workflowType=machine_learning"
 RUN, REPORT = "MLflow run", "Report of the night"
 """The names of the links, as dags/syncrec_job.py has them; a test compares."""
 
 
 def mlflow_page(settings: Settings) -> str:
-    """Where people open MLflow: SYNCREC_MLFLOW_PAGE, else the tracking server, else the page of `make up`."""
+    """Where people open MLflow: SYNCREC_MLFLOW_PAGE, else the tracking server, else that of `make up`."""
     served = settings.tracking_uri if settings.tracking_uri.startswith(("http://", "https://")) else ""
-    address = os.environ.get("SYNCREC_MLFLOW_PAGE") or served or "http://127.0.0.1:5000"
+    address = os.environ.get("SYNCREC_MLFLOW_PAGE") or served or known_page(settings)
     return address.rstrip("/")
+
+
+def known_page(settings: Settings) -> str:
+    """Where `make up` last had MLflow; its usual port where it never ran."""
+    try:
+        return (settings.state / PAGE).read_text(encoding="utf-8").strip() or USUAL_PAGE
+    except OSError:
+        return USUAL_PAGE
 
 
 def run_link(settings: Settings, experiment_id: str, run_id: str, artifact: str = "") -> str:

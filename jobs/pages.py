@@ -28,7 +28,7 @@ import psutil
 from jobs.command import one_line
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.links import OF_MODELS
+from jobs.links import OF_MODELS, PAGE, known_page
 from jobs.night_files import write_whole
 from jobs.nightly import config_file
 from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
@@ -71,6 +71,7 @@ class Pages:
         self.settings, self.config = settings, config
         self._file = settings.state / "pages.json"
         self._logs = settings.state / "logs"
+        self._former = ""  # where MLflow was before this call
 
     def running(self) -> list[Server]:
         """The servers that run now."""
@@ -100,7 +101,10 @@ class Pages:
         self._logs.mkdir(parents=True, exist_ok=True)
         environment = _pages_environment(airflow_environment(self.settings, self.config), airflow_port)
         if own_mlflow:
-            environment.setdefault("SYNCREC_MLFLOW_PAGE", f"http://{HOST}:{mlflow_port}")
+            self._former = known_page(self.settings)
+            write_whole(
+                self.settings.state / PAGE, f"http://{HOST}:{mlflow_port}\n"
+            )  # for links of all later nights
         prepare(environment)
         try:
             self._start_all(environment, airflow_port, mlflow_port if own_mlflow else None)
@@ -189,13 +193,22 @@ class Pages:
         addresses = {server.name: server.address for server in self.running() if server.address}
         mlflow = addresses.get("mlflow") or without_password(self.settings.tracking_uri)
         passwords = self.settings.state / "airflow" / "simple_auth_manager_passwords.json.generated"
-        return [
+        paused = "syncrec_nightly is paused: switch it on to run every night"
+        if self.settings.sample:
+            paused += " (the sample has no files of today: its nights are those of make nightly)"
+        lines = [
             f"MLflow   {mlflow}/#/experiments{OF_MODELS}    experiment {self.settings.mlflow.experiment}, model "
             f"{self.settings.mlflow.model_name}",
             f"Airflow  {addresses.get('airflow', 'not running')}    user admin, password in {passwords}",
-            "Both listen on this machine only. syncrec_nightly is paused: switch it on to run every night.",
+            f"Both listen on this machine only. {paused}.",
+            "Airflow shows its Triggerer in red: no task here needs one, so none runs.",
             f"Logs: {self._logs}. Stop them with: make down",
         ]
+        if self._former not in ("", addresses.get("mlflow")) and (self.settings.state / "reports").exists():
+            lines.append(
+                f"Links to MLflow in Airflow's tasks of earlier nights lead to {self._former}, as it was then."
+            )
+        return lines
 
 
 def _pages_environment(environment: Mapping[str, str], port: int) -> dict[str, str]:

@@ -53,6 +53,7 @@ def _unsettled(folder: Path, sources: Sequence[Source], quiet_seconds: float) ->
 def wait(
     look: Callable[[], list[str]],
     *,
+    place: object = "the landing folder",
     timeout_seconds: float,
     poll_seconds: float,
     sleep: Callable[[float], object] = time.sleep,
@@ -64,6 +65,8 @@ def wait(
     ----------
     look
         Names what is missing; an empty list ends the wait.
+    place
+        Where it is looked for, for the log.
     timeout_seconds, poll_seconds
         How long to wait, and between two looks.
     sleep, clock
@@ -82,7 +85,8 @@ def wait(
         if not lacks or waited >= timeout_seconds:
             return lacks, waited
         if lacks != told:
-            log.info("waiting for %s, at most %g minutes", "; ".join(lacks), (timeout_seconds - waited) / 60)
+            minutes = (timeout_seconds - waited) / 60
+            log.info("waiting for %s: %s; at most %g minutes", place, "; ".join(lacks), minutes)
             told = lacks
         sleep(min(poll_seconds, timeout_seconds - waited))
 
@@ -99,6 +103,7 @@ def wait_for_landing(run: Run) -> str:
     folder = run.settings.landing_path / run.ds.isoformat()
     lacks, waited = wait(
         lambda: missing(folder, landing, sources),
+        place=folder,
         timeout_seconds=landing.timeout_minutes * 60,
         poll_seconds=landing.poll_seconds,
     )

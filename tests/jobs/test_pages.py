@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -15,6 +17,8 @@ import psutil
 import pytest
 
 from jobs.errors import JobError
+from jobs.links import PAGE, mlflow_page
+from jobs.orchestrator import _true_start
 from jobs.pages import Pages, Server, _airflow_is_healthy, _pages_environment
 from jobs.settings import Settings
 
@@ -65,3 +69,36 @@ def test_airflow_is_told_to_stay_on_this_machine() -> None:
 )
 def test_airflow_is_up_when_all_its_parts_are(answer: str, healthy: bool) -> None:
     assert _airflow_is_healthy(answer) is healthy
+
+
+def test_links_of_later_nights_lead_where_the_pages_were_last(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SYNCREC_MLFLOW_PAGE", raising=False)
+    project = settings()
+    assert mlflow_page(project) == "http://127.0.0.1:5000"
+    project.state.mkdir(parents=True)
+    (project.state / PAGE).write_text("http://127.0.0.1:5001\n")
+    assert mlflow_page(project) == "http://127.0.0.1:5001"
+    monkeypatch.setenv("SYNCREC_MLFLOW_PAGE", "https://mlflow.shop.example/")
+    assert mlflow_page(project) == "https://mlflow.shop.example"
+
+
+def test_a_night_in_the_foreground_lasts_as_long_as_its_tasks(tmp_path: Path) -> None:
+    database = tmp_path / "airflow.db"
+    with closing(sqlite3.connect(database)) as airflow, airflow:
+        airflow.execute("create table dag_run (dag_id, run_id, logical_date, start_date)")
+        airflow.execute("create table task_instance (dag_id, run_id, start_date)")
+        runs = [
+            ("tested", "2024-01-30", "2024-01-30"),
+            ("scheduled", "2024-01-30", "2026-11-28"),
+            ("empty", "1", "1"),
+        ]
+        airflow.executemany("insert into dag_run values ('night', ?, ?, ?)", runs)
+        tasks = [("tested", "2026-11-27 08:03"), ("tested", "2026-11-27 08:02"), ("tested", None)]
+        airflow.executemany("insert into task_instance values ('night', ?, ?)", tasks)
+    _true_start(database)
+    _true_start(tmp_path / "absent" / "airflow.db")  # breaks nothing
+    with closing(sqlite3.connect(database)) as airflow:
+        starts = dict(airflow.execute("select run_id, start_date from dag_run").fetchall())
+    assert starts == {"tested": "2026-11-27 08:02", "scheduled": "2026-11-28", "empty": "1"}
