@@ -64,7 +64,8 @@ def tidy_up(run: Run, now: datetime) -> str:
     names = _present(lakehouse)
     needs = find_needs(lakehouse, own, run.ds, now)
     log.info("counted from the night of %s; nights from %s on stay readable", needs.newest, needs.oldest)
-    log.info("nights in progress: %s", ", ".join(sorted(map(str, needs.days))) or "none")
+    open_days = ", ".join(sorted(map(str, needs.days))) or "none"
+    log.info("days with runs other than the published one, kept as in progress: %s", open_days)
     total, gone = Total(), {}
     for name in names:
         gone[name] = _expire(lakehouse, name, run, needs, now, total)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import date
 
-from pyiceberg.expressions import EqualTo
+from pyiceberg.expressions import And, EqualTo
 
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
@@ -54,11 +54,14 @@ def _history(lakehouse: Lakehouse, name: str) -> Iterator[tuple[int, int]]:
 
 
 def _writer(lakehouse: Lakehouse, ds: date, run_id: str) -> int | None:
-    """The first snapshot of `nights` that the run of that night committed."""
+    """The first snapshot of `nights` with the row of that run; one before it may drop that of an earlier run."""
     current = lakehouse.current_snapshot(NIGHTS.name)
     own = [
         number
         for number, said in lakehouse.history(NIGHTS.name, current)
         if (said.get("ds"), said.get("run_id")) == (ds.isoformat(), run_id)
     ]
-    return own[-1] if own else None
+    this = And(EqualTo("ds", ds.isoformat()), EqualTo("run_id", run_id))
+    return next(
+        (number for number in reversed(own) if lakehouse.read_arrow(NIGHTS.name, number, this).num_rows), None
+    )

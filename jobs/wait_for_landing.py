@@ -86,7 +86,7 @@ def wait(
             return lacks, waited
         if lacks != told:
             minutes = (timeout_seconds - waited) / 60
-            log.info("waiting for %s: %s; at most %g minutes", place, "; ".join(lacks), minutes)
+            log.info("waiting for %s: %s; at most %.3g minutes", place, "; ".join(lacks), minutes)
             told = lacks
         sleep(min(poll_seconds, timeout_seconds - waited))
 

@@ -14,9 +14,9 @@ final as (
         steps_by_run.step,
         steps_by_run.outcome,
         steps_by_run.attempt,
-        steps_by_run.seconds,
-        steps_by_run.usual_seconds,
-        cast(steps_by_run.peak_memory as double) / 1073741824 as memory_gib
+        round(steps_by_run.seconds, 1) as seconds,
+        round(steps_by_run.usual_seconds, 1) as usual_seconds,
+        round(cast(steps_by_run.peak_memory as double) / 1073741824, 2) as memory_gib
     from steps_by_run
     inner join newest_night
         on

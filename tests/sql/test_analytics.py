@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
+from pyiceberg.expressions import EqualTo
 
 from jobs.analytics import FILE, main, write_analytics
 from jobs.errors import JobError
@@ -124,6 +126,21 @@ def test_the_tables_of_a_past_night_are_those_it_was_published_with(
         assert then.sql("select ds from latest_night").fetchall() == [(D29,)]
         assert then.sql("select count(distinct ds) from recommendations").fetchone() == (1,)
     assert ours.sql("select max(ds) from nights").fetchone() == (D30,)
+
+
+def test_a_night_that_was_run_again_stands_at_its_newest_run(tmp_path: Path) -> None:
+    settings = load_settings(write_config(tmp_path))
+    fill(settings)
+    lakehouse, day = Lakehouse(settings), EqualTo("ds", D29.isoformat())
+    rows = lakehouse.read_arrow("nights", lakehouse.current_snapshot("nights"), day).to_pylist()
+    rows[0] |= {"run_id": "again", "published_at": datetime.now(UTC)}
+    files = lakehouse.stage_arrow("nights", pa.Table.from_pylist(rows, TABLES["nights"].arrow_schema), D29, "again")
+    lakehouse.replace("nights", day, files, ds=D29, run_id="again")
+    with connect(settings, as_of=D29) as then:
+        assert then.sql("select ds, run_id = 'again' from nights order by ds").fetchall() == [
+            (D29, True),
+            (D30, False),
+        ]
 
 
 def test_a_night_that_is_not_published_cannot_be_read(planted: Settings) -> None:
