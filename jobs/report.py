@@ -16,6 +16,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import jinja2
 
 from jobs.analytics import write_analytics
@@ -132,6 +133,11 @@ def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Pat
     return True
 
 
+def write_index(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Write the page that lists all nights; connection: has the tables by their names."""
+    write_whole(folder / "index.html", render("index", nights=index_rows(connection, folder)))
+
+
 def job(run: Run) -> str:
     """Write the night's page and the index."""
     folder = run.settings.state / "reports"
@@ -149,7 +155,7 @@ def job(run: Run) -> str:
         }
         file = folder / f"{run.ds}.html"
         write_whole(file, render("night", **facts, figures=figures))
-        write_whole(folder / "index.html", render("index", nights=index_rows(connection, folder)))
+        write_index(connection, folder)
     tell_links(report=file.as_uri())  # until it is among MLflow's artifacts
     run_id = facts["night"]["run_id"] if facts["night"] else run.run_id
     attach_to_mlflow(run.settings, run.ds, run_id, file)

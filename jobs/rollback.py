@@ -23,10 +23,11 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 from pyiceberg.expressions import In
 
-from jobs.analytics import refresh
+from jobs.analytics import analytics_file, refresh
 from jobs.command import one_line, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
@@ -128,7 +129,7 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
         plan = make_plan(rows, registry, to, arms)
     except JobError:
         if not dry_run:
-            refresh(settings)  # an earlier call may have been ended just before it
+            _show(settings)  # an earlier call may have been ended just before it
         raise
     if not dry_run:
         registry.tag(plan.bad, **{RETURN_TO: plan.to})
@@ -141,8 +142,19 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
         else:
             registry.drop_alias(PREVIOUS)
         registry.move_alias(CHAMPION, plan.to)  # the last: until then another call knows what is left to do
-        refresh(settings)
+        _show(settings)
     return _words(plan, dry_run)
+
+
+def _show(settings: Settings) -> None:
+    """Let analytics.duckdb and the list of nights say what holds now."""
+    from jobs.report import write_index  # draws with matplotlib, which nothing else here needs
+
+    refresh(settings)
+    reports, file = settings.state / "reports", analytics_file(settings)
+    if reports.exists() and file.exists():
+        with duckdb.connect(str(file), read_only=True) as connection:
+            write_index(connection, reports)
 
 
 def _withdraw(lakehouse: Lakehouse, rows: Sequence[dict[str, Any]], plan: Plan, reason: str) -> None:

@@ -127,6 +127,8 @@ def three(project: Project) -> Project:
 
 def test_the_previous_champion_and_its_lists_are_back_and_nothing_is_lost(three: Project) -> None:
     before = three.nights()
+    write_analytics(three.settings)
+    (three.settings.state / "reports").mkdir()
     said = roll_back(three.settings, reason="readers complain")
     assert said.startswith(
         "champion: version 1; withdrawn: version 2; shown: the lists of 2024-01-05 instead of those of 2024-01-06"
@@ -136,6 +138,7 @@ def test_the_previous_champion_and_its_lists_are_back_and_nothing_is_lost(three:
     assert [rows[day]["decision"] for day in (FIRST, SECOND, THIRD)] == ["promoted", "rolled_back", "rolled_back"]
     assert "rolled back to version 1: readers complain (before: refused: by the test)" in rows[THIRD]["reason"]
     assert rows[FIRST] == before[FIRST]
+    assert (three.settings.state / "reports/index.html").read_text(encoding="utf-8").count("↩ rolled back") == 2
     kept = three.lakehouse.read_arrow(RECOMMENDATIONS.name, three.lakehouse.current_snapshot(RECOMMENDATIONS.name))
     assert sorted(kept["item_id"].to_pylist()) == [f"of-{day}" for day in (FIRST, SECOND, THIRD)]
     version = three.registry.client.get_model_version(three.registry.name, "2")
