@@ -239,10 +239,12 @@ def _describe(raw: RawLog, data: StudyData) -> None:
         data.notes.append(
             f"{same.mean():.0%} of events share user and time with the one before: a hash orders them."
         )
+    if data.repeats:
+        data.notes.append(f"In {', '.join(data.repeats)} users come back to items (--repeats): none is taken out.")
     for domain, facts in data.facts["domains"].items():
         cases, again = facts["cases"], facts["cases_of_items_in_the_history"]
         if cases < _FEW_CASES:
-            data.notes.append(f"{domain}: {cases} test cases, too few to tell anything.")
+            data.notes.append(f"{domain}: {cases} test case{'s' * (cases != 1)}, too few to tell anything.")
         elif again > _MANY * cases and domain not in data.repeats:
             data.notes.append(
                 f"{domain}: {again / cases:.0%} of the targets were in the history before; if users come back to "
