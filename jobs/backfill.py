@@ -17,6 +17,9 @@ from jobs.lakehouse import Lakehouse
 from jobs.registry import CHAMPION, Registry, Version
 from jobs.schemas import NIGHTS, ROLLED_BACK
 
+AGAIN = "a past night again"
+"""How the gate's reason begins for a night that trains nothing because a version was champion then."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Past:

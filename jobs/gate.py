@@ -15,7 +15,7 @@ from datetime import date
 import pyarrow as pa
 from pyiceberg.expressions import EqualTo
 
-from jobs.backfill import champion_of, past_of
+from jobs.backfill import AGAIN, champion_of, past_of
 from jobs.command import Run, run_job
 from jobs.errors import JobError
 from jobs.gate_rules import Decision, Facts, Figures, Gaps, decide
@@ -48,7 +48,7 @@ def run_gate(run: Run) -> str:
     figures, gaps = _figures(run, lakehouse, night, settings)
     cause = "training failed, was skipped or was not due tonight"
     if then and champion:
-        cause = f"a past night again: version {champion} was champion then"
+        cause = f"{AGAIN}: version {champion} was champion then"
     if challenger is not None and not any(role == "challenger" for role, _, _ in figures):
         cause = f"version {challenger.number} was trained but not evaluated"
         challenger = None

@@ -43,6 +43,11 @@ from jobs.private import without_password
 from jobs.settings import Settings
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous_champion"
+DESCRIPTION = (
+    "One version a night, made by `train`. The gate's words on each are in its description. "
+    f"`{CHALLENGER}`: trained last; `{CHAMPION}`: makes the lists that people see; `{PREVIOUS}`: what "
+    "`python -m jobs.rollback` goes back to."
+)
 HERE = Path(__file__).parent
 log = logging.getLogger("syncrec")
 
@@ -195,7 +200,7 @@ class Registry:
         with mlflow.start_run(run_id=run_id):
             info = mlflow.pyfunc.log_model(name="model", **pyfunc_parts(folder, history))
         try:
-            self.client.create_registered_model(self.name)
+            self.client.create_registered_model(self.name, description=DESCRIPTION)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

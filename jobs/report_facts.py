@@ -9,6 +9,7 @@ from typing import Any
 
 import duckdb
 
+from jobs.backfill import AGAIN
 from jobs.schemas import ROLLED_BACK, SERVED
 from jobs.sql_views import SQL
 from jobs.step_times import FAILED, NOT_ENDED
@@ -135,7 +136,7 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
                 look.append(f"Another run of this day, {audit['run_id']}, was stopped. {sentence}")
             else:
                 bad.append(sentence)
-    if night and night["decision"] == "no_challenger":
+    if night and night["decision"] == "no_challenger" and AGAIN not in night["reason"]:
         look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
     if night and night["decision"] == ROLLED_BACK:
         look.append(f"This night was {night['reason']}.")

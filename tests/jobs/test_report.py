@@ -174,6 +174,10 @@ def test_a_night_without_training_says_so(tmp_path: Path) -> None:
     assert "✓ Published, with 2 things to look at." in text
     assert "No model was trained; version 1 served: no GPU." in text
     assert "No version was trained and measured tonight." in text
+    again = {"decision": "no_challenger", "reason": "a past night again: version 1 was champion then"}
+    put(lakehouse, "nights", D29, [night | again])
+    assert main(["--config", str(config), "--ds", "2024-01-29"]) == 0
+    assert "✓ Published, with 1 thing to look at." in page(config, D29).text, "as planned: nothing to look at"
 
 
 def test_a_night_that_another_run_published_names_the_run_that_was_stopped(tmp_path: Path) -> None:
