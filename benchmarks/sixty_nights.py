@@ -28,7 +28,7 @@ import psutil
 
 from benchmarks.record import record
 from benchmarks.sixty_nights_figures import draw, figures_of, table_of
-from jobs.command import Run, run_job, start_logging
+from jobs.command import Run, start_logging
 from jobs.lakehouse import Lakehouse
 from jobs.maintain import tidy_up
 from jobs.query import connect
@@ -37,7 +37,6 @@ from jobs.schemas import TABLES
 from jobs.settings import Settings, load_settings
 from jobs.spark import spark_session
 
-Main = Callable[[Sequence[str]], int]
 ROOT = Path(__file__).resolve().parents[1]
 HOME = ROOT / "var/nights"
 FIRST, HISTORY = date(2024, 1, 1), date(2024, 1, 28)
@@ -89,23 +88,29 @@ def cpu_seconds() -> float:
     return total
 
 
-def step(name: str, ds: date, config: Path, *more: str, main: Main | None = None) -> dict[str, float]:
-    """Run one job by its command line; its seconds by the clock and of processor. main: in place of the job's."""
+def step(name: str, ds: date, config: Path, *more: str) -> dict[str, float]:
+    """Run one job by its command line; its costs."""
+
+    def job() -> None:
+        arguments = [f"--ds={ds}", f"--config={config}", f"--run-id=bench-{ds}", *more]
+        code = importlib.import_module(f"jobs.{name}").main(arguments)
+        if code not in (0, 99):
+            raise SystemExit(f"{name} of {ds} ended with exit code {code}: see the lines above")
+
+    return costs(job)
+
+
+def costs(job: Callable[[], object]) -> dict[str, float]:
+    """Return the seconds that something takes, by the clock and of processor."""
     began, cpu = time.perf_counter(), cpu_seconds()
-    own: Main = main or importlib.import_module(f"jobs.{name}").main
-    code = own([f"--ds={ds}", f"--config={config}", f"--run-id=bench-{ds}", *more])
-    if code not in (0, 99):
-        raise SystemExit(f"{name} of {ds} ended with exit code {code}: see the lines above")
+    job()
     return {"seconds": round(time.perf_counter() - began, 3), "cpu": round(cpu_seconds() - cpu, 3)}
 
 
-def maintained(days: int) -> Main:
-    """Return jobs.maintain with a clock that is ahead."""
-
-    def maintain(run: Run) -> str:
-        return tidy_up(run, datetime.now(UTC) + timedelta(days=days))
-
-    return lambda argv: run_job(maintain, argv, arguments=lambda parser: parser.set_defaults(dry_run=False))
+def maintain(settings: Settings, ds: date, days: int) -> str:
+    """Run jobs.maintain by a clock that is ahead."""
+    run = Run(ds=ds, run_id=f"bench-{ds}", settings=settings, arguments=argparse.Namespace(dry_run=False))
+    return tidy_up(run, datetime.now(UTC) + timedelta(days=days))
 
 
 def look(settings: Settings) -> dict[str, Any]:
@@ -178,7 +183,7 @@ def _night(n: int, settings: Settings, config: Path) -> dict[str, Any]:
     own: dict[str, Any] = {"night": n + 1, "ds": str(ds), "steps": steps, "before": None}
     if (n + 1) % EVERY == 0:
         own["before"] = look(settings)
-        own["maintain"] = step("maintain", ds, config, main=maintained(n))
+        own["maintain"] = costs(lambda: maintain(settings, ds, n))
     return own | {"tables": look(settings), "read": read_ms(settings, ds)}
 
 
