@@ -173,11 +173,15 @@ def _open(settings: Settings, engine: str, as_of: date | None) -> Iterator[Ask]:
 
 
 def _show(rows: duckdb.DuckDBPyRelation | None, most: int) -> None:
-    """Print an aligned table that ends with the number of rows."""
+    """Print an aligned table of the first rows; where it leaves some out it says how many there are."""
     if rows is None:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
-    rows.show(max_rows=most, max_width=width)
+    rows.limit(most).show(max_rows=most, max_width=width)  # show() itself would cut out the middle, not the end
+    ((count,),) = rows.limit(MOST_ROWS).aggregate("count(*)").fetchall()
+    if count > most:
+        found = f"{count:,} rows" if count < MOST_ROWS else f"{count:,} rows or more"
+        print(f"{found} (the first {most} shown; jobs.query --rows N shows more)\n")
 
 
 def _one_answer(ask: Ask, text: str, most: int) -> bool:
@@ -268,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--as-of", type=parse_day, metavar="DAY", help="read the tables as the night of that day was published"
     )
-    parser.add_argument("--rows", type=int, default=60, help="print at most so many rows; default 60")
+    parser.add_argument("--rows", type=int, default=60, help="print the first so many rows; default 60")
     parsed = parser.parse_args(argv)
     try:
         text = find_query(parsed.file).read_text(encoding="utf-8") if parsed.file else None
