@@ -12,7 +12,7 @@ import duckdb
 from jobs.backfill import AGAIN
 from jobs.schemas import ROLLED_BACK, SERVED
 from jobs.sql_views import SQL
-from jobs.step_times import FAILED, NOT_ENDED
+from jobs.step_times import FAILED, NOT_ENDED, NOTHING
 
 Row = dict[str, Any]
 NIGHTS_IN_FIGURES = 30
@@ -136,7 +136,8 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
                 look.append(f"Another run of this day, {audit['run_id']}, was stopped. {sentence}")
             else:
                 bad.append(sentence)
-    if night and night["decision"] == "no_challenger" and AGAIN not in night["reason"]:
+    planned = any((step["step"], step["outcome"]) == ("train", NOTHING) for step in facts["steps"])  # not due tonight
+    if night and night["decision"] == "no_challenger" and not planned and AGAIN not in night["reason"]:
         look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
     if night and night["decision"] == ROLLED_BACK:
         look.append(f"This night was {night['reason']}.")
@@ -159,7 +160,7 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
         look.append("No audit is recorded for this night.")
     if not facts["arrived"]:
         look.append("No event arrived on this day.")
-    if not facts["quality"]:
+    if not facts["quality"] and not planned:
         look.append("No quality was measured on this night.")
     missing = [name for name in domains if name not in {row["domain"] for row in facts["written"]}]
     if night and missing:
