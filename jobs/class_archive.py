@@ -174,7 +174,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Make the archive of this JVM and Spark unless it is there."""
     from jobs.spark import find_java
 
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m jobs.class_archive", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--anew", action="store_true", help="make it also where it is there")
     parser.add_argument("--rehearse", type=Path, help=argparse.SUPPRESS)
     a = parser.parse_args(argv)

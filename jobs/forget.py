@@ -64,7 +64,8 @@ def find_work(settings: Settings, people: People) -> list[Work]:
     work = []
     found = sorted(find_lines(settings, people), key=lambda file: file.path)
     for folder, files in ((name, list(own)) for name, own in groupby(found, lambda file: file.path.parent)):
-        what = f"{sum(file.lines for file in files)} lines in {', '.join(file.path.name for file in files)}"
+        lines = sum(file.lines for file in files)
+        what = f"{lines} line{'s' if lines > 1 else ''} in {', '.join(file.path.name for file in files)}"
         work.append(Work(f"landing {folder.name}", what, _each(forget_lines, files, people)))
     search = TableSearch(settings, open_lakehouse(settings), people)
     for table in search.find():
@@ -116,7 +117,7 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
         for one in work:
             log.info("%s: %s%s", one.where, one.what, "" if yes else " would be removed")
         if not yes and not work:
-            return f"nothing holds them: check the id, as in the log, if that surprises you. {MODELS}"
+            return f"nothing holds them (is the id written as in the landing files?). {MODELS}"
         if not yes:
             return f"{len(work)} places hold them; nothing was removed: --yes removes it. {MODELS}"
         for notes in open_notes:

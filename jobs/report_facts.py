@@ -136,7 +136,9 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
                 look.append(f"Another run of this day, {audit['run_id']}, was stopped. {sentence}")
             else:
                 bad.append(sentence)
-    planned = any((step["step"], step["outcome"]) == ("train", NOTHING) for step in facts["steps"])  # not due tonight
+    planned = any(
+        (step["step"], step["outcome"]) == ("train", NOTHING) for step in facts["steps"]
+    )  # not due tonight
     if night and night["decision"] == "no_challenger" and not planned and AGAIN not in night["reason"]:
         look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
     if night and night["decision"] == ROLLED_BACK:

@@ -86,7 +86,7 @@ def make_plan(
         done = " (the last rollback is complete)" if any(r["decision"] == ROLLED_BACK for r in nights) else ""
         raise JobError(
             f"version {bad} is champion, and there is no previous one{done}: name the version to return to with "
-            "--to"
+            "--to; the query promotions lists those that served"
         )
     if target == bad:
         raise JobError(f"version {bad} is the champion already: nothing to roll back to")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -48,7 +49,8 @@ def sql_files(kind: str) -> list[Path]:
 
 def header_of(text: str) -> Header:
     """Read the comment at the top of a view or query."""
-    lines = [line.removeprefix("--").removeprefix(" ") for line in text.splitlines() if line.startswith("--")]
+    top = itertools.takewhile(lambda line: line.startswith("--"), text.splitlines())
+    lines = [line.removeprefix("--").removeprefix(" ") for line in top]
     place = lines.index("Columns:") if "Columns:" in lines else len(lines)
     columns = dict(re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in lines[place + 1 :])
     words, _, grain = " ".join(lines[1:place]).partition("Grain: ")

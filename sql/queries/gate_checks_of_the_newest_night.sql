@@ -1,7 +1,8 @@
 -- Which rules of the gate spoke for or against the newest challenger, domain by domain?
 -- How to read: objections first; one is enough to refuse. value is the challenger's served view,
 -- rival_value whoever it is held against, low and high the 95 % interval of their difference on the
--- same cases. An objection is a drop beyond tolerance whose interval lies below 0.
+-- same cases. An objection is a drop beyond tolerance whose interval lies below 0. place sorts the
+-- rows: 1 objection, 2 warning, 3 not judged, 4 passed, and the decision.
 with
 
 all_checks as (

@@ -1,6 +1,6 @@
 -- Which version served each night, and why was the challenger promoted or refused?
 -- How to read: one line a published night, newest first. no_challenger: training failed or was not
--- due.
+-- due; the row of train in the table steps says which, as does the page of the night.
 with
 
 published_nights as (

@@ -174,7 +174,12 @@ def test_a_night_without_training_says_so(tmp_path: Path) -> None:
     assert "✓ Published, with 2 things to look at." in text
     assert "No model was trained; version 1 served: no GPU." in text
     assert "No version was trained and measured tonight." in text
-    step = {"step": "train", "attempt": 1, "run_id": night["run_id"], "started_at": datetime(2024, 1, 30, tzinfo=UTC)}
+    step = {
+        "step": "train",
+        "attempt": 1,
+        "run_id": night["run_id"],
+        "started_at": datetime(2024, 1, 30, tzinfo=UTC),
+    }
     due = "training.every_days = 7 and the newest version is of 2024-01-28"
     put(lakehouse, "steps", D29, [{**step, "outcome": "nothing to do", "message": due, "ds": D29}])
     assert main(["--config", str(config), "--ds", "2024-01-29"]) == 0

@@ -149,6 +149,8 @@ def test_a_night_that_is_not_published_cannot_be_read(planted: Settings) -> None
 
 
 def test_the_header_of_a_view_is_read() -> None:
-    header = header_of("-- What?\n-- More of it.\n-- Grain: one night.\n-- Columns:\n--   ds    the  night\nwith")
+    header = header_of(
+        "-- What?\n-- More of it.\n-- Grain: one night.\n-- Columns:\n--   ds    the  night\nwith\n-- code"
+    )
     assert (header.title, header.words, header.grain) == ("What?", "More of it.", "one night.")
     assert header.columns == {"ds": "the  night"}
