@@ -73,7 +73,7 @@ INTERACTIONS = Table(
         Column(
             "arrival_ds",
             "date",
-            "the landing day that brought it; earlier than ts never, later for late events",
+            "the landing day that brought it: that of ts, or a later one for late events",
             example="2024-01-29",
             unit="day, UTC",
         ),

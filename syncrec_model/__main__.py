@@ -57,23 +57,37 @@ def parser() -> argparse.ArgumentParser:
         "log", metavar="LOG", help="a Parquet file, a folder of them, or a CSV file with a header (also .csv.gz)"
     )
     for role, names in ROLES.items():
-        found.add_argument(f"--{role}", metavar="COLUMN", help=f"the column of it; tried: {', '.join(names)}")
+        found.add_argument(
+            f"--{role}", metavar="COLUMN", help=f"its name in the log; default: {' or '.join(names)}"
+        )
     found.add_argument(
-        "--unit", choices=list(UNITS), help="unit of numbers in the time column; seen from the values"
+        "--unit", choices=list(UNITS), help="unit of numbers in the time column; default: seen from the values"
     )
-    found.add_argument("--domains", nargs="+", metavar="DOMAIN", help="these domains alone; all")
+    found.add_argument("--domains", nargs="+", metavar="DOMAIN", help="these domains alone; default: all")
     found.add_argument(
-        "--repeats", nargs="+", default=(), metavar="DOMAIN", help="where users come back to an item"
+        "--repeats",
+        nargs="+",
+        default=(),
+        metavar="DOMAIN",
+        help="domains where users come back to items: seen items stay candidates; default: none",
     )
-    found.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"how cases are cut off; {SPLITS[0]}")
-    found.add_argument("--core", type=int, default=0, metavar="K", help="iterated K-core of users and items; none")
-    found.add_argument("--users", type=int, metavar="N", help="a fixed sample of so many users; all")
-    found.add_argument("--preset", choices=PRESETS, default=PRESETS[0], help=f"the configuration; {PRESETS[0]}")
+    found.add_argument(
+        "--split", choices=SPLITS, default=SPLITS[0], help=f"how test cases are cut off; default: {SPLITS[0]}"
+    )
+    found.add_argument(
+        "--core", type=int, default=0, metavar="K", help="iterated K-core of users and items; default: none"
+    )
+    found.add_argument("--users", type=int, metavar="N", help="a fixed sample of so many users; default: all")
+    found.add_argument(
+        "--preset", choices=PRESETS, default=PRESETS[0], help=f"the configuration; default: {PRESETS[0]}"
+    )
     found.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, see below"
     )
     found.add_argument("--epochs", type=int, metavar="N", help="as --set epochs=N")
-    found.add_argument("--seeds", type=int, default=1, metavar="N", help="so many runs, figures are their means; 1")
+    found.add_argument(
+        "--seeds", type=int, default=1, metavar="N", help="so many runs, figures are their means; default: 1"
+    )
     found.add_argument("--out", metavar="FOLDER", help="keeps weights, table and JSON; goes on after a kill")
     found.add_argument("--quiet", action="store_true", help="the table alone")
     return found
