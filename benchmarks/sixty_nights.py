@@ -1,10 +1,10 @@
 """Sixty nights of small days: do files stay bounded, does a night's time stay flat, is reading still quick?
 
-    make bench-nights                     # an hour or less; NIGHTS=15 for a first look; resumable
+    make bench-nights                     # some 20 minutes; NIGHTS=15 for a first look; resumable
 
 The sample's landing days go through the real jobs: ingest, build_sequences, gate, score, publish and move_alias
 every night, training once, `jobs.maintain` every seventh. All run in one process that shares one Spark session, so
-that a night takes seconds. Two months pass in an hour: maintenance is told a clock that is ahead by a day a night
+that a night takes seconds. Two months pass in minutes: maintenance is told a clock that is ahead by a day a night
 and spares nothing for being young. Writes benchmarks/results/nights.json and docs/img/sixty-nights.svg.
 """
 
