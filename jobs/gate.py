@@ -26,6 +26,7 @@ from jobs.registry import Registry, Version
 from jobs.run_note import add_facts, version_link
 from jobs.schemas import DOMAIN_METRICS, GATE_CHECKS, ROLLED_BACK
 from jobs.settings import Settings
+from jobs.step_times import FAILED, NOT_ENDED, NOTHING, step_notes
 from jobs.version_words import judgement
 
 log = logging.getLogger("syncrec")
@@ -46,7 +47,7 @@ def run_gate(run: Run) -> str:
     champion = current.number if current else None
     challenger = registry.of_night(ds, night.run_id)
     figures, gaps = _figures(run, lakehouse, night, settings)
-    cause = "training failed, was skipped or was not due tonight"
+    cause = _untrained(lakehouse, night, run.ds)
     if then and champion:
         cause = f"{AGAIN}: version {champion} was champion then"
     if challenger is not None and not any(role == "challenger" for role, _, _ in figures):
@@ -79,6 +80,20 @@ def run_gate(run: Run) -> str:
         log.warning("gate: %s", warning)
     log.info("gate: %s: %s", decision.decision, decision.reason)
     return f"{decision.decision}; version {decision.served_version} scores tonight"
+
+
+def _untrained(lakehouse: Lakehouse, night: Night, ds: date) -> str:
+    """Why training left no version tonight, by what its step noted."""
+    notes = step_notes(lakehouse.warehouse, ds)
+    own = next((note for note in notes if (note.step, note.run_id) == ("train", night.run_id)), None)
+    if own is None:
+        return "training did not run"
+    words = {
+        NOTHING: f"training was not due: {own.message}",
+        FAILED: f"training failed: {own.message}",
+        NOT_ENDED: "training did not end: it was killed, or is still at work",
+    }
+    return words.get(own.outcome, "training ended, but its version is not in the registry")
 
 
 def _age(ds: date, version: Version) -> int | None:

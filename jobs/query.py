@@ -43,6 +43,7 @@ from jobs.time_travel import snapshots_of
 
 NO_NIGHT = "no night has run yet: make nightly"
 MOST_ROWS = 10_000
+_ANSWER = "__answer"
 HELP = """\
 end a statement with ;   e.g. select * from latest_night;   or   describe nights;
 .tables        the tables and views, and what one row of each is
@@ -155,10 +156,20 @@ def _extension(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _open(settings: Settings, engine: str, as_of: date | None) -> Iterator[Ask]:
+def _open(settings: Settings, engine: str, as_of: date | None, most: int) -> Iterator[Ask]:
+    """Ask one of the engines; an answer is worked out once, and its first `most` rows are kept."""
     if engine == "duckdb":
         with connect(settings, as_of) as connection:
-            yield connection.sql
+
+            def ask_duckdb(text: str) -> duckdb.DuckDBPyRelation | None:
+                rows = connection.sql(text)
+                if rows is None:
+                    return None
+                connection.execute(f"drop table if exists {_ANSWER}")
+                rows.limit(most).create(_ANSWER)  # a relation would be run again by each look at it
+                return connection.table(_ANSWER)
+
+            yield ask_duckdb
         return
     open_lakehouse(settings)  # a clear answer before Spark's slow start
     with spark_session(settings, "query") as spark, duckdb.connect() as connection:
@@ -166,19 +177,22 @@ def _open(settings: Settings, engine: str, as_of: date | None) -> Iterator[Ask]:
         spark_views(spark, settings, as_of)
 
         def ask(text: str) -> duckdb.DuckDBPyRelation | None:
-            rows = spark.sql(text).limit(MOST_ROWS).toArrow()
+            rows = spark.sql(text).limit(most).toArrow()
             return connection.from_arrow(rows) if rows.column_names else None
 
         yield ask
 
 
 def _show(rows: duckdb.DuckDBPyRelation | None, most: int) -> None:
-    """Print an aligned table of the first rows; where it leaves some out it says how many there are."""
+    """Print an aligned table of the first rows; where it leaves some out it says how many there are.
+
+    rows: the answer, cut at MOST_ROWS (or at `most`, where that is more).
+    """
     if rows is None:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
     rows.limit(most).show(max_rows=most, max_width=width)  # show() itself would cut out the middle, not the end
-    ((count,),) = rows.limit(MOST_ROWS).aggregate("count(*)").fetchall()
+    ((count,),) = rows.aggregate("count(*)").fetchall()
     if count > most:
         found = f"{count:,} rows" if count < MOST_ROWS else f"{count:,} rows or more"
         print(f"{found} (the first {most} shown; jobs.query --rows N shows more)\n")
@@ -276,7 +290,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(argv)
     try:
         text = find_query(parsed.file).read_text(encoding="utf-8") if parsed.file else None
-        with _open(load_settings(parsed.config), parsed.engine, parsed.as_of) as ask:
+        most = max(MOST_ROWS, parsed.rows)
+        with _open(load_settings(parsed.config), parsed.engine, parsed.as_of, most) as ask:
             code = prompt(ask, parsed.rows) if text is None else int(not _one_answer(ask, text, parsed.rows))
             sys.stdout.flush()
             return code

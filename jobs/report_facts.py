@@ -139,12 +139,16 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
     planned = any(
         (step["step"], step["outcome"]) == ("train", NOTHING) for step in facts["steps"]
     )  # not due tonight
+    told = ""
     if night and night["decision"] == "no_challenger" and not planned and AGAIN not in night["reason"]:
+        told = night["reason"]
         look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
     if night and night["decision"] == ROLLED_BACK:
         look.append(f"This night was {night['reason']}.")
     for step in facts["steps"]:
         if step["outcome"] in (FAILED, NOT_ENDED):
+            if told and step["message"] and step["message"] in told:
+                continue
             why = step["message"] or "it was killed, or is still at work"
             attempts = f" (attempt {step['attempt']})" if step["attempt"] > 1 else ""
             sentence = f"Step {step['step']} {step['outcome'].replace('not ended', 'did not end')}{attempts}: {why}"

@@ -1,6 +1,6 @@
 -- Which version served each night, and why was the challenger promoted or refused?
--- How to read: one line a published night, newest first. no_challenger: training failed or was not
--- due; the row of train in the table steps says which, as does the page of the night.
+-- How to read: one line a published night, newest first. no_challenger: no model was trained; the
+-- reason says whether training was not due, failed (and of what), or did not run.
 with
 
 published_nights as (

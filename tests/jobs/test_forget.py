@@ -254,9 +254,16 @@ def test_a_run_that_is_killed_anywhere_is_finished_by_the_next_one(
     assert [path.name for path in project.state.rglob("*.forget")] == []
 
 
-def test_afterwards_everything_else_is_byte_for_byte_what_it_was(project: Settings) -> None:
+@pytest.fixture(scope="module")
+def forgotten(project: Settings) -> Settings:
+    """The project without the user; after the test of the kills there is nothing left to do."""
+    assert command(project, "--user-id", USER, "--yes") == 0
+    return project
+
+
+def test_afterwards_everything_else_is_byte_for_byte_what_it_was(forgotten: Settings) -> None:
     for day in DAYS:
-        folder = project.landing_path / str(day)
+        folder = forgotten.landing_path / str(day)
         assert (folder / "books.csv").read_bytes() == b'ann,b1,1706500000\n"bob\'s",b2,never\r\n'
         with gzip.open(folder / "more1.csv.gz", "rt") as lines:
             assert [line for line in lines if "cai" not in line] == ["at,who,what\n", "1,ann,b1\n"]
@@ -266,24 +273,25 @@ def test_afterwards_everything_else_is_byte_for_byte_what_it_was(project: Settin
             {"who": None, "what": "t3", "at": 3},
         ]
         assert (folder / "_SUCCESS").exists()
-    page = (project.state / "reports" / f"{D30}.html").read_text()
+    page = (forgotten.state / "reports" / f"{D30}.html").read_text()
     assert "This user was removed on request." in page and "<h3>ann <small>" in page
-    assert (project.state / "logs" / "night-2024-01-29.log").read_text() == "all well\nend\n"
-    assert list((project.state / "spark" / "local").iterdir()) == []
+    assert (forgotten.state / "logs" / "night-2024-01-29.log").read_text() == "all well\nend\n"
+    assert list((forgotten.state / "spark" / "local").iterdir()) == []
 
 
-def test_afterwards_nights_pages_and_tools_read_on(project: Settings) -> None:
-    with connect(project) as connection:
+def test_afterwards_nights_pages_and_tools_read_on(forgotten: Settings) -> None:
+    with connect(forgotten) as connection:
         assert connection.sql("select count(distinct user_id) from latest_recommendations").fetchone() == (3,)
     assert analytics_file(project).exists()
     with pytest.raises(JobError, match="no longer kept"):
-        connect(project, as_of=D29)
-    config = project.state.parent / "syncrec.toml"
+        connect(forgotten, as_of=D29)
+    config = forgotten.state.parent / "syncrec.toml"
     assert report(["--config", str(config), "--ds", str(D30)]) == 0
 
 
-def test_a_second_run_finds_nothing(project: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command(project, "--user-id", USER, "--yes") == 0
+def test_a_second_run_finds_nothing(forgotten: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert command(forgotten, "--user-id", USER, "--yes") == 0
     assert "nothing holds them" in capsys.readouterr().out
 
 

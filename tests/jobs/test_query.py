@@ -38,6 +38,17 @@ def test_of_a_long_answer_the_first_rows_are_shown_and_all_counted(
     assert "100 rows (the first 10 shown; jobs.query --rows N shows more)" in printed
 
 
+def test_a_query_runs_once_however_its_answer_is_looked_at(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = "create sequence runs; select nextval('runs') from range(70); select 'next is ' || nextval('runs');"
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed.replace("; ", ";\n")))
+    assert main(["--config", str(config)]) == 0
+    printed = capsys.readouterr().out
+    assert "70 rows (the first 60 shown" in printed
+    assert "next is 71" in printed
+
+
 def test_a_wrong_name_lists_the_ready_queries(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(config), "ntg_by_week"]) == 1
     (line,) = capsys.readouterr().err.splitlines()

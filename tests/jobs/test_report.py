@@ -186,6 +186,11 @@ def test_a_night_without_training_says_so(tmp_path: Path) -> None:
     text = page(config, D29).text
     assert "✓ Published: nothing is wrong." in text, "not due: nothing to look at"
     assert due in text
+    put(lakehouse, "steps", D29, [{**step, "outcome": "failed", "message": "no GPU", "ds": D29}])
+    assert main(["--config", str(config), "--ds", "2024-01-29"]) == 0
+    text = page(config, D29).text
+    assert "No model was trained; version 1 served: no GPU." in text
+    assert "Step train failed" not in text, "one fact, one sentence"
     put(lakehouse, "steps", D29, [])
     again = {"decision": "no_challenger", "reason": "a past night again: version 1 was champion then"}
     put(lakehouse, "nights", D29, [night | again])

@@ -32,6 +32,7 @@ from jobs.registry import CHAMPION, PREVIOUS, Registry
 from jobs.rollback import roll_back
 from jobs.schemas import DOMAIN_METRICS, RECOMMENDATIONS
 from jobs.settings import Settings
+from jobs.step_times import DONE, FAILED, NOT_ENDED, NOTHING, StepClock
 from tests.conftest import SMALL
 
 FIRST, SECOND, THIRD, FOURTH = (date(2024, 1, day) for day in (5, 6, 7, 8))
@@ -243,6 +244,28 @@ def test_the_gate_of_a_past_night_names_who_was_champion_then(project: Project) 
     Night(run, project.lakehouse).pin("sequences", 1)
     assert run_gate(run) == "no_challenger; version 1 scores tonight"
     assert "a past night again: version 1 was champion then" in Night(run, project.lakehouse).get("reason")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "message", "reason"),
+    [
+        (NOTHING, "training.every_days = 7", "training was not due: training.every_days = 7"),
+        (FAILED, "no space left", "training failed: no space left"),
+        (NOT_ENDED, "", "training did not end: it was killed, or is still at work"),
+        (None, "", "training did not run"),
+    ],
+)
+def test_the_gate_says_why_there_is_no_challenger(
+    project: Project, outcome: str | None, message: str, reason: str
+) -> None:
+    project.night(FIRST, project.version(FIRST))
+    run, other = project.run(SECOND, "untrained"), project.run(SECOND, "other")
+    Night(run, project.lakehouse).pin("sequences", 1)
+    for own, ended in ((run, outcome), (other, DONE)):
+        if ended is not None:
+            StepClock(project.lakehouse.warehouse, SECOND, own.run_id, "train").end(ended, message, None)
+    assert run_gate(run) == "no_challenger; version 1 scores tonight"
+    assert Night(run, project.lakehouse).get("reason") == reason
 
 
 def test_the_gate_refuses_the_version_when_its_night_is_run_again(three: Project) -> None:
