@@ -201,7 +201,7 @@ def _batches(settings: Any) -> Iterator[pa.Table]:
 
 def run_job(a: argparse.Namespace) -> dict[str, float]:
     """Run `jobs.score` of a night; publish it if it is the first."""
-    from jobs import audits, command, publish, score
+    from jobs import audits, command, publish, score, worker_daemon
     from jobs.lakehouse import Lakehouse
     from jobs.night import Night
     from jobs.spark import spark_session
@@ -217,7 +217,7 @@ def run_job(a: argparse.Namespace) -> dict[str, float]:
         _watch(score, name, took)
     assert audits
     began = time.perf_counter()
-    with spark_session(settings, "bench"):
+    with spark_session(settings, "bench", daemon=worker_daemon.NAME, quick=True):
         session = time.perf_counter() - began
         began = time.perf_counter()
         score.score(run)

@@ -34,7 +34,7 @@ from jobs.night import Night
 from jobs.schemas import INTERACTIONS, SEQUENCES
 from jobs.sequence_nights import SequenceNight, find_previous, past_nights, shape_of
 from jobs.sequence_rows import event_rows, latest_rows, merge, planned, rows_of_users
-from jobs.spark import spark_session
+from jobs.spark import QUICK_ROWS, spark_session
 
 log = logging.getLogger("syncrec")
 
@@ -61,20 +61,23 @@ def make_plan(run: Run, lakehouse: Lakehouse, interactions: int | None) -> Plan:
     return Plan(previous=previous, earlier=earlier, reason=reason, parent=parent)
 
 
+def _where_new(run: Run, previous: SequenceNight | None) -> BooleanExpression:
+    """Which files hold events that the night counts and the night before did not (every one in a full build)."""
+    where: BooleanExpression = LessThanOrEqual("arrival_ds", run.ds.isoformat())
+    if previous is not None:  # of earlier arrival days: those with events of items that were not known then
+        where = And(where, GreaterThan("known_ds", previous.ds.isoformat()))
+    return where
+
+
 def arrived_events(
     run: Run, spark: SparkSession, lakehouse: Lakehouse, interactions: int | None, previous: SequenceNight | None
-) -> tuple[DataFrame, int]:
-    """The events that the night counts and the night before did not (every one in a full build); how many rows
-    the table says there are in the files that hold them.
-    """
-    where: BooleanExpression = LessThanOrEqual("arrival_ds", run.ds.isoformat())
+) -> DataFrame:
+    """The events that the night counts and the night before did not (every one in a full build)."""
     known = F.col("known_ds") <= F.lit(run.ds)
-    if previous is not None:  # in the files of earlier arrival days: only events of items that were not known then
-        where = And(where, GreaterThan("known_ds", previous.ds.isoformat()))
+    if previous is not None:
         known &= F.col("known_ds") > F.lit(previous.ds)
-    rows = sum(sum(own.values()) for own in lakehouse.partitions(INTERACTIONS.name, interactions, where).values())
-    events = lakehouse.read(spark, INTERACTIONS.name, interactions, where).where(known)
-    return event_rows(events, run.settings.domain_names, run.cutoff), rows
+    events = lakehouse.read(spark, INTERACTIONS.name, interactions, _where_new(run, previous)).where(known)
+    return event_rows(events, run.settings.domain_names, run.cutoff)
 
 
 def build(run: Run) -> str:
@@ -87,10 +90,15 @@ def build(run: Run) -> str:
     log.info("%s: %s", "incremental" if plan.previous else "full rebuild", plan.reason)
     if interactions is None and plan.previous is None:
         raise _no_event(run)
+    in_files = _rows_in(lakehouse, INTERACTIONS.name, interactions, _where_new(run, plan.previous))
+    old_rows = 0
+    if (then := plan.previous) is not None:
+        old_rows = _rows_in(lakehouse, SEQUENCES.name, then.snapshot, then.rows())
     import_ahead()
-    with spark_session(run.settings, f"build_sequences {run.ds}") as spark, planned(spark):
-        arrived, in_files = arrived_events(run, spark, lakehouse, interactions, plan.previous)
-        folder, before = _merge(run, spark, lakehouse, arrived, plan)
+    quick = in_files + old_rows < QUICK_ROWS
+    with spark_session(run.settings, f"build_sequences {run.ds}", quick=quick) as spark, planned(spark):
+        arrived = arrived_events(run, spark, lakehouse, interactions, plan.previous)
+        folder, before = _merge(run, spark, lakehouse, arrived, plan, any_old=min(old_rows, in_files) > 0)
         reason = _why_all(run, lakehouse, plan, _rows(folder))
         if reason:  # tonight's own rows are replaced before the audit: count their events now
             found = _n_events(spark, folder)
@@ -115,14 +123,24 @@ def build(run: Run) -> str:
     return _publish(run, lakehouse, night, made, folder)
 
 
+def _rows_in(lakehouse: Lakehouse, table: str, snapshot: int | None, where: BooleanExpression) -> int:
+    """How many rows a table says there are in the files of a snapshot."""
+    return sum(sum(own.values()) for own in lakehouse.partitions(table, snapshot, where).values())
+
+
 def _no_event(run: Run) -> JobError:
     return JobError(f"no event before {run.cutoff:%Y-%m-%d %H:%M} UTC: ingest a day with events first")
 
 
-def _merge(run: Run, spark: SparkSession, lakehouse: Lakehouse, arrived: DataFrame, plan: Plan) -> tuple[Path, int]:
-    """Write the rows of the users with new events; and the events that their old rows counted before the merge."""
+def _merge(
+    run: Run, spark: SparkSession, lakehouse: Lakehouse, arrived: DataFrame, plan: Plan, *, any_old: bool
+) -> tuple[Path, int]:
+    """Write the rows of the users with new events; and the events that their old rows counted before the merge.
+
+    any_old: whether there may be old rows of them; of a frame without files Spark would observe nothing.
+    """
     own, old, seen = run.settings.sequences, None, Observation("old")
-    if plan.previous is not None:
+    if plan.previous is not None and any_old:
         rows = rows_of_users(_state(spark, lakehouse, plan.previous), arrived)
         old = rows.observe(seen, F.sum("n_events").alias("n_events"))
     start = run.cutoff - timedelta(days=own.valid_days + own.test_days)

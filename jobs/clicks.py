@@ -40,7 +40,7 @@ from jobs.landing import LandingFile, count_lines, find_files, landing_days
 from jobs.readers import RAW_CLICKS, read_landing, readable_errors
 from jobs.schemas import ANYONE, ARMS, IMPRESSIONS, NIGHTS, RECOMMENDATIONS, REJECTED_IMPRESSIONS, ROLLED_BACK
 from jobs.settings import Source
-from jobs.spark import spark_session
+from jobs.spark import QUICK_ROWS, frame_of, spark_session
 
 TABLE = IMPRESSIONS.name
 YES, NO = ("1", "1.0", "true", "t", "yes", "y"), ("0", "0.0", "false", "f", "no", "n")
@@ -112,9 +112,9 @@ def _lists_of_days(spark: SparkSession, lakehouse: Lakehouse, judged: DataFrame)
     columns = ("ds", "decision")
     nights = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name), columns=columns).to_pylist()
     by_day = nights_shown(nights, [row["day"] for row in rows])
-    shown = spark.createDataFrame(list(by_day.items()), "event_day date, night_ds date")
+    shown = frame_of(spark, by_day.items(), "event_day date, night_ds date")
     if not by_day:
-        return shown, spark.createDataFrame([], "user_id string, night_ds date, listed_arm string")
+        return shown, frame_of(spark, [], "user_id string, night_ds date, listed_arm string")
     wanted = sorted(set(by_day.values()))
     where = In("ds", {day.isoformat() for day in wanted})
     lists = lakehouse.read(spark, RECOMMENDATIONS.name, lakehouse.current_snapshot(RECOMMENDATIONS.name), where)
@@ -132,10 +132,15 @@ def ingest(run: Run) -> str:
     days, marker = landing_days(landing, first, run.ds), settings.landing.marker
     files, strangers = find_files(landing, days, settings.click_sources, marker, elsewhere=settings.sources)
     _refuse_shared(files, settings.sources)
+    lines = count_lines(files)
     lakehouse = Lakehouse(settings)
     lakehouse.create_tables()
     import_ahead()
-    with spark_session(settings, f"ingest_clicks {run.ds}") as spark, readable_errors(), fresh_cache(spark):
+    with (
+        spark_session(settings, f"ingest_clicks {run.ds}", quick=lines < QUICK_ROWS) as spark,
+        readable_errors(),
+        fresh_cache(spark),
+    ):
         raw = read_landing(spark, landing, files, empty=RAW_CLICKS)
         judged = raw.withColumn("reason", click_reason(settings.domain_names)).persist(StorageLevel.DISK_ONLY)
         counts = count_reasons(judged)
@@ -143,7 +148,7 @@ def ingest(run: Run) -> str:
         staged = _stage(run, lakehouse, parts, max(counts.sound_by_day().values(), default=0))
         copies = parts.duplicates.agg(F.sum("copies")).first()
         account = Account(
-            lines=count_lines(files),
+            lines=lines,
             events=row_count(staged[TABLE]),
             rejected=row_count(staged[REJECTED_IMPRESSIONS.name]),
             duplicates=int(copies[0] or 0) if copies else 0,

@@ -50,7 +50,7 @@ from jobs.landing import count_lines, find_files, landing_days
 from jobs.night import Night
 from jobs.readers import read_landing, readable_errors
 from jobs.schemas import ANYONE, INTERACTIONS, ITEMS, REJECTED_INTERACTIONS
-from jobs.spark import spark_session
+from jobs.spark import QUICK_ROWS, frame_of, spark_session
 
 EVENT = ("user_id", "item_id", "domain", "ts")
 """What makes an event: two lines that agree in these are one event."""
@@ -215,7 +215,7 @@ def _earlier_events(spark: SparkSession, lakehouse: Lakehouse, judged: DataFrame
     sound = judged.where("reason is null").select(F.to_date("ts").alias("day")).distinct()
     days = [row.day for row in sound.collect()] if snapshot is not None else []
     if not days:
-        return spark.createDataFrame([], INTERACTIONS.spark_ddl)
+        return frame_of(spark, [], INTERACTIONS.spark_ddl)
     published = lakehouse.read(spark, INTERACTIONS.name, snapshot, earlier_where(days, first))
     return published.where((F.col("arrival_ds") < F.lit(first)) & F.col("event_day").isin(days))
 
@@ -242,7 +242,11 @@ def ingest(run: Run) -> str:
     lakehouse = Lakehouse(settings)
     lakehouse.create_tables()
     import_ahead()
-    with spark_session(settings, f"ingest {run.ds}") as spark, readable_errors(), fresh_cache(spark):
+    with (
+        spark_session(settings, f"ingest {run.ds}", quick=lines < QUICK_ROWS) as spark,
+        readable_errors(),
+        fresh_cache(spark),
+    ):
         raw = read_landing(spark, landing, files)
         judged = raw.withColumn("reason", reject_reason(settings.domain_names)).persist(StorageLevel.DISK_ONLY)
         counts = count_reasons(judged)

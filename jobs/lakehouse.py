@@ -33,6 +33,7 @@ from jobs.machine_errors import cause_of
 from jobs.private import without_password
 from jobs.schemas import TABLES
 from jobs.settings import Settings
+from jobs.spark import frame_of
 from jobs.state_version import PROPERTY, STATE_VERSION, is_older, read_version
 from jobs.table_form import Table
 
@@ -177,7 +178,7 @@ class Lakehouse:
         """Read one snapshot in Spark by its file list. `where` prunes files only: filter rows in Spark too."""
         schema = TABLES[name].spark_ddl
         files = self.files(name, snapshot, where)
-        return spark.read.schema(schema).parquet(*files) if files else spark.createDataFrame([], schema)
+        return spark.read.schema(schema).parquet(*files) if files else frame_of(spark, [], schema)
 
     def read_arrow(
         self,

@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 
 from jobs.list_files import codes, equals, row_groups, starts, whole
 from jobs.schemas import RECOMMENDATIONS
+from jobs.spark import frame_of
 
 _COUNTS = ("rows", "ranks", "items", "unknown_items", "bad_scores", "bad_sources", "nameless")
 _NAMES = ("user_id", "domain", "arm", "model_version")
@@ -39,7 +40,7 @@ def lists_in(spark: SparkSession, files: list[str], item_files: list[str], ds: d
     item_files, ds
         The files of `items`, and the night whose vocabulary counts.
     """
-    frame = spark.createDataFrame([(file,) for file in files], "file string").repartition(len(files))
+    frame = frame_of(spark, [(file,) for file in files], "file string").repartition(len(files))
     pieces = frame.mapInArrow(lambda batches: pieces_of_lists(batches, item_files, ds), PIECES)
     return pieces.groupBy("user_id", "domain", "arm", "model_version").agg(
         *[F.sum(name).alias(name) for name in _COUNTS],

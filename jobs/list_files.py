@@ -38,6 +38,10 @@ LISTS = pa.schema(
 )
 ROWS_TOGETHER = 1 << 19
 """Rows of a row group, at least; a batch of users more at most."""
+DICTIONARY_BYTES = 16 << 20
+"""Of item ids in the dictionary of a row group, at most. Parquet's usual 1 MiB holds some 40,000 ids, and what a
+dictionary does not hold is written as text: audits and copies then take twice as long.
+"""
 MADE = "file string, rows bigint, users bigint, arm string"
 _TEXTS = ["user_id", "domain", "item_id", "source", "model_version", "arm"]
 
@@ -103,8 +107,9 @@ class ListWriter:
             self._path = str(folder / f"part-{uuid.uuid4().hex}.parquet")
             dictionaries = [name for name in lists.column_names if name != "score"]
             self._file = pq.ParquetWriter(
-                self._path, lists.schema, compression="zstd", use_dictionary=dictionaries, store_schema=False
-            )
+                self._path, lists.schema, compression="zstd", use_dictionary=dictionaries,
+                dictionary_pagesize_limit=DICTIONARY_BYTES, store_schema=False,
+            )  # fmt: skip
         self._file.write_table(lists, row_group_size=len(lists))
         self.rows += len(lists)
         self.users += int(starts(codes(lists["user_id"])).sum())

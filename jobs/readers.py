@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 from jobs.errors import JobError
 from jobs.landing import LandingFile, csv_header, parquet_metadata, parse_header
 from jobs.settings import ClickSource, Source
+from jobs.spark import frame_of
 
 RAW = (
     "source string, file string, arrival_ds date, content string, broken boolean, "
@@ -64,7 +65,7 @@ def read_landing(spark: SparkSession, landing: Path, files: Sequence[LandingFile
             frames.append(_read_parquet(spark, landing, source, paths, {name: kind for name, kind, _ in shape}))
         else:
             frames.append(_read_text(spark, landing, source, paths, shape[0] if shape else None))
-    return reduce(DataFrame.unionByName, frames) if frames else spark.createDataFrame([], empty)
+    return reduce(DataFrame.unionByName, frames) if frames else frame_of(spark, [], empty)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from pyspark.errors import PythonException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs import worker_daemon
 from jobs.audit_rules import recommendations_suite
 from jobs.audits import import_ahead, record_audits, require, run_suite
 from jobs.command import Run, add_full, one_line, run_job
@@ -63,7 +64,8 @@ def score(run: Run) -> str:
     log.info("scoring with version %s; %d items are newer than it", version, new_items)
     trial, serving = _serving(run, lakehouse, night, task)
     import_ahead()
-    with spark_session(settings, f"score {ds}") as spark:
+    with spark_session(settings, f"score {ds}", daemon=worker_daemon.NAME, quick=True) as spark:
+        worker_daemon.start_daemon(spark)
         spark.conf.set("spark.sql.execution.arrow.maxRecordsPerBatch", settings.scoring.batch_users)
         try:
             made, basis = _stage_audited(spark, run, lakehouse, night, serving, vocabulary)

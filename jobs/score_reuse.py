@@ -27,6 +27,7 @@ from jobs.schemas import CANDIDATE_ARM, CHAMPION_ARM, NIGHTS, RECOMMENDATIONS, S
 from jobs.score_users import ScoringTask, Serving
 from jobs.sequence_nights import SequenceNight, night_of
 from jobs.sequence_rows import latest_rows
+from jobs.spark import frame_of
 from syncrec_model import Vocabulary
 
 ROWS_A_FILE = 20_000_000
@@ -148,7 +149,7 @@ def users_by_fate(
     DataFrame
         user_id, here (tonight's sequences know the user), kept (the lists are copied), files (that hold them).
     """
-    files = spark.createDataFrame([(file,) for file in before.files], "file string").repartition(len(before.files))
+    files = frame_of(spark, [(file,) for file in before.files], "file string").repartition(len(before.files))
     top_n = serving.tasks[CHAMPION_ARM].top_n
     listed = files.mapInArrow(lambda batches: users_of_files(batches, top_n), USERS_OF_FILES)
     now = _rows_and_changes(spark, lakehouse, state, before.sequences)
@@ -192,7 +193,7 @@ def _rows_and_changes(
 
     def read(files: set[str]) -> DataFrame:
         rows = spark.read.schema(SEQUENCES.spark_ddl)
-        return rows.parquet(*sorted(files)) if files else spark.createDataFrame([], SEQUENCES.spark_ddl)
+        return rows.parquet(*sorted(files)) if files else frame_of(spark, [], SEQUENCES.spark_ddl)
 
     here = F.lit(True).alias("here")
     if files_then <= files_now:
@@ -227,6 +228,6 @@ def copied(
         placed.append((file, task))
     gone = fates.where(~F.col("kept")).select(F.explode("files").alias("file"), "user_id")
     dropped = gone.groupBy("file").agg(F.collect_list("user_id").alias("dropped"))
-    files = spark.createDataFrame(placed, "file string, task int").join(dropped, "file", "left")
+    files = frame_of(spark, placed, "file string, task int").join(dropped, "file", "left")
     tasks = files.repartitionById(n_tasks, F.col("task")).select("file", "dropped")
     return tasks.mapInArrow(lambda batches: copy_lists(batches, written, split), MADE)

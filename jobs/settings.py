@@ -228,7 +228,7 @@ class Spark(_Section):
         pattern=r"^[1-9]\d*[kmgtKMGT]$",
         description="heap of the driver's JVM; with local[...] all of Spark lives in it",
     )
-    java_options: str = Field("", description="options of the driver's JVM, e.g. to start short jobs faster")
+    java_options: str = Field("", description="options of the driver's JVM; they come after ours, and win")
     options: dict[str, str] = Field(default_factory=dict, description="further spark.* settings")
 
 

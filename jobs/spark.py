@@ -6,21 +6,40 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
-from pyspark.sql import SparkSession
+import pyarrow as pa
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import StructType
 
 from jobs.class_archive import archive_options
 from jobs.errors import JobError
 from jobs.private import umask
 from jobs.settings import Settings
 
+QUICK_ROWS = 1_000_000
+"""A job that reads fewer rows than this is done sooner with the JVM's quick compiler (docs/benchmarks/data.md)."""
+
 
 @contextmanager
-def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
+def spark_session(
+    settings: Settings, name: str, *, daemon: str | None = None, quick: bool = False
+) -> Iterator[SparkSession]:
     """Open a session by the `[spark]` settings and stop it at the end; one that is already open is shared and kept.
+
+    Parameters
+    ----------
+    settings, name
+        The settings, and what the session is called.
+    daemon
+        The module that starts Python workers (jobs.worker_daemon); None for Spark's own.
+    quick
+        The driver's JVM compiles with its quick compiler alone: a job of few rows ends before what the thorough one
+        makes is of use. With many rows it takes longer instead.
 
     Raises
     ------
@@ -38,6 +57,8 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     options = [f"-Dlog4j2.configurationFile={_quiet_log4j(scratch)}"]
     if "-XX:ArchiveClassesAtExit" not in settings.spark.java_options:  # a JVM that writes an archive may read none
         options += archive_options(java, version)
+    if quick:
+        options.append("-XX:TieredStopAtLevel=1")
     builder = (
         SparkSession.builder.master(settings.spark.master)
         .appName(f"syncrec {name}")
@@ -61,6 +82,8 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
     )
     if settings.spark.master.startswith("local"):
         builder = builder.config("spark.driver.host", "127.0.0.1").config("spark.driver.bindAddress", "127.0.0.1")
+    if daemon is not None:
+        builder = builder.config("spark.python.daemon.module", daemon)
     for key, value in settings.spark.options.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
@@ -69,6 +92,18 @@ def spark_session(settings: Settings, name: str) -> Iterator[SparkSession]:
         yield session
     finally:
         session.stop()
+
+
+def frame_of(spark: SparkSession, rows: Iterable[Sequence[Any]], ddl: str) -> DataFrame:
+    """A few rows of the driver's as a frame; ddl: its columns.
+
+    They go as Arrow, and are part of the plan. `createDataFrame` of a list hands them to a Python worker to be
+    pickled anew, which starts a daemon of its own for them: seconds.
+    """
+    schema = cast("StructType", StructType.fromDDL(ddl))
+    columns = to_arrow_schema(schema)
+    table = pa.Table.from_pylist([dict(zip(columns.names, row, strict=True)) for row in rows], schema=columns)
+    return spark.createDataFrame(table, schema)
 
 
 def _quiet_log4j(folder: Path) -> Path:
