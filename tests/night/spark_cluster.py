@@ -20,6 +20,7 @@ import pyspark
 
 SPARK_CLASS = Path(pyspark.__file__).parent / "bin/spark-class"
 START_SECONDS = 60
+DAEMON = "jobs.worker_daemon"  # forks the Python workers of score
 
 
 class ClusterError(Exception):
@@ -118,8 +119,9 @@ class Cluster:
         """Whether an executor of the worker is at a task that runs Python."""
         for process in _family(worker.pid):
             with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                if "pyspark.daemon" in process.cmdline():
-                    return True
+                parent = process.parent()
+                if parent is not None and all(DAEMON in own.cmdline() for own in (process, parent)):
+                    return True  # a worker that the daemon has forked
         return False
 
     def kill(self, worker: subprocess.Popen[bytes]) -> None:
