@@ -282,7 +282,7 @@ def test_afterwards_everything_else_is_byte_for_byte_what_it_was(forgotten: Sett
 def test_afterwards_nights_pages_and_tools_read_on(forgotten: Settings) -> None:
     with connect(forgotten) as connection:
         assert connection.sql("select count(distinct user_id) from latest_recommendations").fetchone() == (3,)
-    assert analytics_file(project).exists()
+    assert analytics_file(forgotten).exists()
     with pytest.raises(JobError, match="no longer kept"):
         connect(forgotten, as_of=D29)
     config = forgotten.state.parent / "syncrec.toml"
