@@ -14,7 +14,7 @@ import pytest
 from pyiceberg.expressions import EqualTo
 from pyspark.sql import DataFrame, SparkSession
 
-from jobs import command
+from jobs import build_sequences, command
 from jobs.build_sequences import main
 from jobs.command import Run
 from jobs.histories import Histories
@@ -28,6 +28,7 @@ from jobs.sequence_sets import count_events, read_sequences, read_vocabulary, st
 from jobs.settings import Settings
 from jobs.splits import split_windows
 from syncrec_model import SequenceSet
+from tests.jobs.opened_sessions import opened_sessions
 from tests.jobs.sequence_oracle import DOMAINS, N_ITEMS, Event, as_rows, expected, expected_seen, random_log, seen
 
 FIRST = date(2024, 1, 1)
@@ -263,3 +264,19 @@ def test_a_table_that_lacks_a_column_of_its_version_is_refused_in_one_line(
 def test_histories_of_no_rows_are_empty() -> None:
     histories = Histories.of(SEQUENCES.arrow_schema.empty_table())
     assert len(histories.user_ids) == len(histories.rows_E) == 0
+
+
+def test_the_quick_compiler_is_for_nights_that_read_few_rows(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = datetime(FIRST.year, FIRST.month, FIRST.day, 12, tzinfo=UTC)
+    project.land([Event(f"u{n}", "books", 1, noon, n, D[0]) for n in range(3)], D[0])
+    asked = opened_sessions(monkeypatch, build_sequences)
+    for most in (4, 3):  # three events to read
+        monkeypatch.setattr(build_sequences, "QUICK_ROWS", most)
+        project.build(D[0])
+    project.land([Event("u0", "books", 2, noon, 9, D[1])], D[1])
+    for most in (5, 4):  # one event, and the rows of three users
+        monkeypatch.setattr(build_sequences, "QUICK_ROWS", most)
+        project.build(D[1])
+    assert asked == [{"quick": True}, {"quick": False}] * 2

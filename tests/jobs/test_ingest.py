@@ -15,13 +15,14 @@ import pytest
 from pyiceberg.expressions import EqualTo
 from pyspark.sql import SparkSession
 
-from jobs import command
+from jobs import command, ingest
 from jobs.ingest import assign_indexes, day_ranges, earlier_where, main, reject_reason, transform
 from jobs.ingest_checks import Account, ReasonCounts, check_accounting, check_shares, check_volume
 from jobs.lakehouse import Lakehouse
 from jobs.readers import RAW
 from jobs.schemas import ANYONE, INTERACTIONS, ITEMS
 from jobs.settings import Settings
+from tests.jobs.opened_sessions import opened_sessions
 
 D1, D2, D3, D4 = (date(2024, 1, day) for day in range(1, 5))
 
@@ -351,3 +352,15 @@ def test_volume_is_held_against_recent_days(settings: Callable[..., Settings]) -
         day += timedelta(days=1)
     assert [success(n) for n in (1, 2, 200, 201)] == [[False], [True], [True], [False]]
     assert success(0, lines=0) == []  # an empty day is allowed
+
+
+def test_the_quick_compiler_is_for_days_of_few_lines(
+    project: Callable[[str], Project], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = project("few")
+    own.land(D1, [line("ann", f"b{n}", noon(D1)) for n in range(3)])
+    asked = opened_sessions(monkeypatch, ingest)
+    for most in (4, 3):
+        monkeypatch.setattr(ingest, "QUICK_ROWS", most)
+        assert own.ingest(D1) == 0
+    assert asked == [{"quick": True}, {"quick": False}]

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from pyiceberg.expressions import EqualTo
 from pyspark.sql import SparkSession
 
-from jobs import command
+from jobs import clicks, command
 from jobs.clicks import nights_shown
 from jobs.command import SKIPPED_EXIT_CODE
 from jobs.ingest_clicks import main
@@ -23,6 +23,7 @@ from jobs.lakehouse import Lakehouse
 from jobs.landing import find_files
 from jobs.schemas import ANYONE, TABLES
 from jobs.settings import Settings
+from tests.jobs.opened_sessions import opened_sessions
 
 D1, D2, D3 = (date(2024, 1, day) for day in (29, 30, 31))
 SOURCE = {
@@ -94,7 +95,10 @@ def test_a_day_of_clicks_with_everything_wrong(
     )
     (folder / "books.csv").write_text("a line of events, which is not read here\n")
     (folder / "notes.txt").write_text("a stranger")
+    asked = opened_sessions(monkeypatch, clicks)
+    monkeypatch.setattr(clicks, "QUICK_ROWS", 14)  # of its lines there are 13
     assert main(["--ds", D3.isoformat()]) == 0
+    assert asked == [{"quick": True}]
     columns = ("user_id", "domain", "clicked", "arm", "listed_arm", "night_ds", "event_day", "arrival_ds")
     assert project.rows("impressions", *columns) == [
         ("ann", "books", True, "champion", "champion", D2, D3, D3),

@@ -28,6 +28,7 @@ from jobs.sequence_nights import SequenceNight, shape_of
 from jobs.settings import Scoring, Settings
 from jobs.splits import split_windows
 from syncrec_model import ModelConfig, SyNCRec, Vocabulary, save_model
+from tests.jobs.opened_sessions import opened_sessions
 from tests.jobs.registered import fill_by_formula
 from tests.jobs.sequence_oracle import DOMAINS, N_ITEMS, Event, random_log
 from tests.jobs.test_build_sequences import FIRST, D, Project, T
@@ -49,6 +50,7 @@ class Nights(Project):
         self.scoring: dict[str, Any] = {"top_n": TOP_N}
         super().__init__(settings, monkeypatch)
         self.log, self.models, self.version = log, models, "1"
+        self.sessions = opened_sessions(monkeypatch, score_job)
         monkeypatch.setattr(score_job, "_fetch_model", lambda registry, folder, version: self.model(version))
         monkeypatch.setattr(score_job, "run_suite", lambda *_: [])  # the audit has tests of its own
 
@@ -120,6 +122,7 @@ def test_nights_of_all_kinds_copy_what_nothing_has_changed_and_nothing_else(nigh
     nights.land(log, *D[:3])
     nights.build(D[2])
     assert nights.check()[2] == "no published night before it"
+    assert nights.sessions == [{"daemon": "jobs.worker_daemon", "quick": True}] * 2
     nights.publish()
     assert 10 < len(nights.full) < len(arrived(log, *D[:3])) - 5, "some lists are short or cold"
 
