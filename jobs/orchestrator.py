@@ -180,7 +180,7 @@ def started(
     finally:
         signal.signal(signal.SIGTERM, before)
         if process.poll() is None:
-            end_family(process.pid)
+            end_families([process.pid])
             process.wait()
         _close(process.stdout)
 
@@ -194,13 +194,13 @@ def _close(stream: IO[str] | None) -> None:
         stream.close()
 
 
-def end_family(pid: int, patience: float = 10) -> None:
-    """End a process and all its descendants: asked first, then killed."""
-    try:
-        parent = psutil.Process(pid)
-        family = [parent, *parent.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
+def end_families(pids: Iterable[int], patience: float = 10) -> None:
+    """End processes and all their descendants, together: asked first, killed after `patience` seconds."""
+    family: list[psutil.Process] = []
+    for pid in pids:
+        with suppress(psutil.NoSuchProcess):
+            parent = psutil.Process(pid)
+            family += [parent, *parent.children(recursive=True)]
     for ask in (psutil.Process.terminate, psutil.Process.kill):
         for process in family:
             with suppress(psutil.NoSuchProcess):

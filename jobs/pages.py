@@ -31,7 +31,7 @@ from jobs.lakehouse import Lakehouse
 from jobs.links import OF_MODELS, PAGE, known_page
 from jobs.night_files import write_whole
 from jobs.nightly import config_file
-from jobs.orchestrator import airflow_environment, airflow_program, end_family, prepare
+from jobs.orchestrator import airflow_environment, airflow_program, end_families, prepare
 from jobs.private import hide, private_files, without_password
 from jobs.settings import Settings, load_settings
 
@@ -117,8 +117,7 @@ class Pages:
     def down(self) -> int:
         """Stop all servers with all their children; returns how many ran."""
         servers = self.running()
-        for server in servers:
-            end_family(server.pid)
+        end_families(server.pid for server in servers)
         self._file.unlink(missing_ok=True)
         return len(servers)
 
@@ -276,6 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = config_file(arguments.config)
         pages = Pages(load_settings(config), config)
         if arguments.action == "down":
+            if pages.running():
+                print("stopping the web pages (up to ten seconds) ...", flush=True)
             print(f"stopped {pages.down()} servers")
             return 0
         print("starting the web pages (about half a minute) ...", flush=True)

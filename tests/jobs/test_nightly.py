@@ -24,7 +24,7 @@ from jobs.night_closing import closing_lines, failure_text, ntg_text
 from jobs.night_log import NightEnd, NightLog, StepEnd
 from jobs.night_plan import Plan, landing_days, plan_nights, sample_days, table_days
 from jobs.nightly import locked
-from jobs.orchestrator import end_family, logical_date
+from jobs.orchestrator import end_families, logical_date
 from jobs.schemas import TABLES
 from jobs.settings import Sample, Settings
 
@@ -342,13 +342,31 @@ def test_a_history_that_cannot_be_ingested_gives_the_cause_of_the_job(
     assert "error: nightly: the history could not be ingested: ingest: books.csv is a folder." in printed.err
 
 
-def test_ending_a_family_ends_the_grandchildren_too() -> None:
+def test_ending_families_ends_the_grandchildren_too() -> None:
     script = "import subprocess, time; print(subprocess.Popen(['sleep', '300']).pid, flush=True); time.sleep(300)"
-    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as parent:
-        assert parent.stdout
-        grandchild = int(parent.stdout.readline())
-        end_family(parent.pid)
-    assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+    command = [sys.executable, "-c", script]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as one,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other,
+    ):
+        assert one.stdout and other.stdout
+        grandchildren = [int(one.stdout.readline()), int(other.stdout.readline())]
+        end_families([one.pid, other.pid])
+    for pid in grandchildren:
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def test_families_that_do_not_listen_wait_together_and_are_killed() -> None:
+    deaf = "from signal import *; signal(SIGTERM, SIG_IGN); print(1, flush=True); pause()"
+    command = [sys.executable, "-c", deaf]
+    with (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as one,
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other,
+    ):
+        assert one.stdout and other.stdout
+        assert one.stdout.readline() and other.stdout.readline()
+        end_families([one.pid, other.pid, 2**22 + 1], patience=1)  # the last: of a process long gone
+        assert not psutil.pid_exists(one.pid) and not psutil.pid_exists(other.pid)
 
 
 def test_an_interrupted_launcher_leaves_no_job_behind(project: Path) -> None:
