@@ -241,6 +241,7 @@ def ingest(run: Run) -> str:
     lines = count_lines(files)
     lakehouse = Lakehouse(settings)
     lakehouse.create_tables()
+    log.info("reading %s lines of %d files", f"{lines:,}", len(files))  # before Spark's start: a sign of life
     import_ahead()
     with (
         spark_session(settings, f"ingest {run.ds}", quick=lines < QUICK_ROWS) as spark,

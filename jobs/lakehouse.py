@@ -32,7 +32,7 @@ from jobs.errors import JobError, PublishConflict
 from jobs.machine_errors import cause_of
 from jobs.private import without_password
 from jobs.schemas import TABLES
-from jobs.settings import Settings
+from jobs.settings import Settings, make_folder
 from jobs.spark import frame_of
 from jobs.state_version import PROPERTY, STATE_VERSION, is_older, read_version
 from jobs.table_form import Table
@@ -43,6 +43,15 @@ MAINTENANCE = "syncrec.maintenance"
 COMMIT_ATTEMPTS = 4
 EPOCH = date(1970, 1, 1).toordinal()
 log = logging.getLogger("syncrec")
+
+
+def lost_catalog(settings: Settings) -> Path | None:
+    """The catalog's file where it is gone and its tables are not: a new one would be empty, and hide them."""
+    file = settings.warehouse / "catalog.db"
+    if settings.catalog.uri is not None or file.exists():
+        return None
+    tables = settings.warehouse / NAMESPACE
+    return file if tables.is_dir() and any(tables.iterdir()) else None
 
 
 class Lakehouse:
@@ -56,12 +65,18 @@ class Lakehouse:
     Raises
     ------
     JobError
-        The catalog cannot be opened, a newer version of the project made the tables, or the upgrade failed.
+        The catalog cannot be opened, or is gone; a newer version of the project made the tables; or the upgrade
+        failed.
     """
 
     def __init__(self, settings: Settings) -> None:
-        self.warehouse = settings.warehouse
-        self.warehouse.mkdir(parents=True, exist_ok=True)
+        self.warehouse = make_folder(
+            settings.warehouse, "[catalog] warehouse" if settings.catalog.warehouse else "state_dir"
+        )
+        if lost := lost_catalog(settings):
+            raise JobError(
+                f"no catalog at {lost}, though tables lie beside it: put it back, from a backup if need be"
+            )
         try:
             self.catalog: Catalog = load_catalog(
                 settings.catalog.name, type="sql", uri=settings.catalog_uri, warehouse=f"file://{self.warehouse}"

@@ -11,6 +11,7 @@ from pathlib import Path
 from traceback import walk_tb
 
 _PATH = re.compile(r"(?<![\w.:/])(/[^\s'\":,;()\[\]]{2,})")
+_MKDIRS = re.compile(r"Mkdirs failed to create (?:file:)?(/[^\s;,)]+)")
 _FULL = ("No space left on device", "disk is full", "Disk quota exceeded")
 _MEMORY = ("java.lang.OutOfMemoryError", "Cannot allocate memory", "not enough memory")
 _READ_ONLY = ("Read-only file system", "readonly database")
@@ -45,6 +46,8 @@ def machine_trouble(error: BaseException) -> str | None:
         )
     if any(words in said for words in _READ_ONLY):
         return f"the disk is mounted read only{_at(said)}: mount it for writing, then run this again"
+    if found := _MKDIRS.search(said):
+        return f"cannot write to {found[1]}: look at its owner and permissions, then run this again"
     if "Permission denied" in said or "Operation not permitted" in said:
         return f"no permission{_at(said)}: run this as the user who owns it, or change its owner (chown)"
     is_silent = any(words in said for words in _SILENT)

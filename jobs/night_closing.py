@@ -34,6 +34,9 @@ def closing_lines(
     yield f"  query it         make sql{option} Q={FIRST_QUERY}"
     yield f"  BI tools         {analytics_file(settings)}    (DuckDB, read only)"
     yield f"  web pages        make up{option}    (MLflow and Airflow, on this machine only)"
+    if option:
+        named = shlex.quote(str(config))
+        yield f"  other commands   export SYNCREC_CONFIG={named}    (else they work on the sample)"
     yield f"  report           {settings.state / 'reports' / f'{ds}.html'}"
 
 
@@ -72,8 +75,8 @@ def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str]) -> str:
     return ", ".join(told) + "   (NDCG@10; above 0: the other domains help; * clear at 95 %)"
 
 
-def failure_text(ds: date, end: NightEnd, log: Path, published: bool = False) -> str:
-    """Say in a few lines what failed, why, where the log is and what to do."""
+def failure_text(ds: date, end: NightEnd, log: Path, page: Path | None = None, *, published: bool = False) -> str:
+    """Say in a few lines what failed, why, where the log and the night's page are and what to do."""
     if end.failed:
         causes = [f"{step.name} failed: {step.cause or 'no cause given'}" for step in end.failed]
     else:
@@ -85,6 +88,7 @@ def failure_text(ds: date, end: NightEnd, log: Path, published: bool = False) ->
             else f"night {ds} is not published; the recommendations are as they were.",
             *(f"  {cause}" for cause in causes),
             f"  full log: {log}",
+            *([f"  report: {page}"] if page else []),
             "  when the cause is mended: the same command again "
             + ("moves the aliases and goes on" if published else "runs this night again"),
         ]

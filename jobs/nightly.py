@@ -15,7 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from pyiceberg.expressions import EqualTo
@@ -24,12 +24,13 @@ from jobs.command import Run, one_line, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.machine_errors import machine_trouble
+from jobs.model_settings import check_options
 from jobs.night import Night
 from jobs.night_closing import closing_lines, failure_text
 from jobs.night_plan import DAY, Plan, due, landing_days, table_days
 from jobs.orchestrator import airflow_environment, prepare, run_night, started
 from jobs.private import hide, private_files
-from jobs.settings import DEFAULT_CONFIG, Sample, Settings, load_settings
+from jobs.settings import DEFAULT_CONFIG, Sample, Settings, load_settings, make_folder
 
 
 class Launcher:
@@ -53,6 +54,7 @@ class Launcher:
 
     def run(self, count: int | None) -> int:
         """Run what is due; returns the exit code."""
+        check_options(self.settings)
         lakehouse = Lakehouse(self.settings)
         lakehouse.create_tables()
         self._finish_newest(lakehouse)
@@ -119,6 +121,7 @@ class Launcher:
         command = [python, "-m", "jobs.ingest", f"--ds={last}", f"--since={first}", "--run-id=bootstrap"]
         log, cause = self.logs / "bootstrap.log", ""
         with log.open("a", encoding="utf-8") as out, started(command, self.environment, [self.lock]) as process:
+            out.write(f"\n=== {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {' '.join(command)}\n")
             assert process.stdout
             for line in process.stdout:
                 out.write(line)
@@ -130,7 +133,7 @@ class Launcher:
         if process.returncode:
             raise JobError(
                 f"the history could not be ingested: {cause or f'exit code {process.returncode}'}. "
-                f"Full log: {log}. Nothing was published; mend the cause and run this again"
+                f"Full log: {log}. Mend the cause and run this again"
             )
         print(f"history done, {time.monotonic() - begun:.1f} s", flush=True)
 
@@ -140,9 +143,12 @@ class Launcher:
         if end.succeeded and ds not in table_days(lakehouse, "nights", "ds"):
             raise JobError(f"night {ds}: every step ended well, yet the table nights has no such day. Log: {log}")
         if not end.succeeded:
-            raise JobError(failure_text(ds, end, log, published=ds in table_days(lakehouse, "nights", "ds")))
+            published = ds in table_days(lakehouse, "nights", "ds")
+            page = self.settings.state / "reports" / f"{ds}.html"
+            raise JobError(failure_text(ds, end, log, page if page.exists() else None, published=published))
         for step in end.failed:
             print(f"warning: {step.name} failed, the night was published without it: {step.cause}", flush=True)
+            print("         Nothing has to be run again tonight: the next night tries anew.", flush=True)
 
 
 def _tell(line: str) -> None:
@@ -171,9 +177,9 @@ def locked(state: Path) -> Iterator[int]:
     Raises
     ------
     JobError
-        Another process holds it.
+        Another process holds it, or the folder cannot be made.
     """
-    state.mkdir(parents=True, exist_ok=True)
+    make_folder(state, "state_dir")
     descriptor = os.open(state / "nightly.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
+import io
 import os
 import shutil
 import sys
@@ -23,7 +24,8 @@ from pyspark.sql import SparkSession
 
 from jobs.command import one_line, parse_day
 from jobs.errors import JobError
-from jobs.lakehouse import NAMESPACE, Lakehouse
+from jobs.lakehouse import NAMESPACE, Lakehouse, lost_catalog
+from jobs.private import hide
 from jobs.schemas import SEQUENCES, TABLES
 from jobs.settings import Settings, load_settings
 from jobs.spark import spark_session
@@ -44,6 +46,7 @@ from jobs.time_travel import snapshots_of
 NO_NIGHT = "no night has run yet: make nightly"
 MOST_ROWS = 10_000
 _ANSWER = "__answer"
+_WIDE = 1_000_000
 HELP = """\
 end a statement with ;   e.g. select * from latest_night;   or   describe nights;
 .tables        the tables and views, and what one row of each is
@@ -129,8 +132,9 @@ def open_lakehouse(settings: Settings) -> Lakehouse:
     JobError
         There are none yet, or some are missing.
     """
-    if settings.catalog.uri is None and not settings.warehouse.exists():
-        raise JobError(NO_NIGHT)  # looking must not create anything
+    file = settings.warehouse / "catalog.db"
+    if settings.catalog.uri is None and not file.exists() and not lost_catalog(settings):
+        raise JobError(f"{NO_NIGHT} (there is no {file})")  # looking must not create anything
     lakehouse = Lakehouse(settings)
     try:
         present = {name for _, name in lakehouse.catalog.list_tables(NAMESPACE)}
@@ -190,22 +194,48 @@ def _show(rows: duckdb.DuckDBPyRelation | None, most: int) -> None:
     """
     if rows is None:
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
-    rows.limit(most).show(max_rows=most, max_width=width)  # show() itself would cut out the middle, not the end
+    _print_fitting(rows.limit(most), most, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
     ((count,),) = rows.aggregate("count(*)").fetchall()
     if count > most:
         found = f"{count:,} rows" if count < MOST_ROWS else f"{count:,} rows or more"
         print(f"{found} (the first {most} shown; jobs.query --rows N shows more)\n")
 
 
-def _one_answer(ask: Ask, text: str, most: int) -> bool:
-    """Run one text; an error becomes one line. Tells whether it ran."""
+def _print_fitting(rows: duckdb.DuckDBPyRelation, most: int, width: int | None) -> None:
+    """Print the leading columns that fit, and name the others. DuckDB would leave out those in the middle."""
+    names = rows.columns
+    for shown in range(len(names), 0, -1):
+        kept = rows.project(", ".join('"' + name.replace('"', '""') + '"' for name in names[:shown]))
+        with contextlib.redirect_stdout(io.StringIO()) as drawn:
+            kept.show(max_rows=most, max_width=_WIDE)
+        text = drawn.getvalue()
+        if width is None or shown == 1 or len(text.partition("\n")[0]) <= width:
+            break
+    print(text, end="")
+    if shown < len(names):
+        print(f"no room for {', '.join(names[shown:])}: select fewer columns, or widen the terminal\n")
+
+
+def _statements(text: str) -> list[str]:
+    """The statements of a text; the text itself where it is one, or not of DuckDB's dialect."""
     try:
-        _show(ask(text), most)
+        found = duckdb.extract_statements(text)
+    except duckdb.Error:
+        return [text]
+    return [one.query for one in found] if len(found) > 1 else [text]
+
+
+def _one_answer(ask: Ask, text: str, most: int) -> bool:
+    """Run the statements of a text; an error becomes a line, and the place where it is. Tells whether all ran."""
+    try:
+        for statement in _statements(text):
+            _show(ask(statement), most)
     except (duckdb.Error, PySparkException) as error:
         # the engine's own first line says what is wrong; Spark's next ones are its plan
-        reason = str(error).split("\n\n")[0]
+        reason, _, rest = str(error).partition("\n\n")
         print(f"error: {one_line(Exception(reason))}", file=sys.stderr, flush=True)
+        if rest.startswith("LINE "):
+            print(hide(rest.rstrip()), file=sys.stderr, flush=True)
         return False
     return True
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -228,6 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsed = parser.parse_args(argv)
     start_logging()
     began = time.monotonic()
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits; nights try for minutes
     try:
         private_files()
         said = roll_back(load_settings(parsed.config), to=parsed.to, reason=parsed.reason, dry_run=parsed.dry_run)

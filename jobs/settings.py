@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tomllib
+from contextlib import suppress
 from datetime import date
 from difflib import get_close_matches
 from pathlib import Path
@@ -428,16 +429,25 @@ RETIRED: dict[str, str] = {}
 """Settings of the past, e.g. "training.rounds", and what to do instead: said to whose file still has one."""
 
 
-def _in_words(found: dict[str, Any]) -> str:
+def _in_words(found: dict[str, Any], values: dict[str, Any]) -> str:
     """One wrong value: where it stands and what is wrong; an unknown name with the one that it may stand for."""
     place = ".".join(str(part) for part in found["loc"]) or "file"
+    source = _source_of(found["loc"], values)
     if found["type"] != "extra_forbidden":
-        return f"{place}: {found['msg']}"
+        return f"{place}{source}: {found['msg']}"
     if place in RETIRED:
         return f"{place}: there is no such setting any more: {RETIRED[place]}"
     name = str(found["loc"][-1])
     meant = get_close_matches(name, _NAMES, n=1)
-    return f"{place}: there is no setting '{name}'" + (f": did you mean {meant[0]}?" if meant else "")
+    return f"{place}{source}: there is no setting '{name}'" + (f": did you mean {meant[0]}?" if meant else "")
+
+
+def _source_of(loc: tuple[Any, ...], values: dict[str, Any]) -> str:
+    """The name of the source that a value is of: nobody counts the tables of a file."""
+    if len(loc) > 1 and loc[0] in ("sources", "click_sources"):
+        with suppress(LookupError, TypeError):
+            return f" (source '{values[loc[0]][loc[1]]['name']}')"
+    return ""
 
 
 _RECORDS: tuple[type[BaseModel], ...] = (Settings, ClickSource, *_Section.__subclasses__())
@@ -462,7 +472,9 @@ def load_settings(path: str | Path | None = None) -> Settings:
     try:
         values = tomllib.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise JobError(f"no configuration file {file}: give --config PATH or set SYNCREC_CONFIG") from None
+        raise JobError(
+            f"no configuration file {file}: give CONFIG=PATH to make, --config PATH to a job, or set SYNCREC_CONFIG"
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise JobError(f"{file} is not valid TOML: {error}") from None
     try:
@@ -470,7 +482,22 @@ def load_settings(path: str | Path | None = None) -> Settings:
     except SettingsError as error:  # a variable that should hold JSON
         raise JobError(f"a variable SYNCREC_... of the environment cannot be read: {error}") from None
     except ValidationError as error:
-        lines = [_in_words(dict(found)) for found in error.errors()]
+        lines = [_in_words(dict(found), values) for found in error.errors()]
         raise JobError(f"{file}: " + "; ".join(lines)) from None
     keep_secret(settings.secrets)
     return settings
+
+
+def make_folder(folder: Path, setting: str) -> Path:
+    """Make a folder of the project where it is missing.
+
+    Raises
+    ------
+    JobError
+        It cannot be made; the message names the setting that says where it is.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JobError(f"{setting}: the folder {folder} cannot be made: {error.strerror}") from None
+    return folder

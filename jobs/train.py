@@ -25,6 +25,7 @@ from jobs.errors import JobError, NothingToDo
 from jobs.lakehouse import Lakehouse, code_version
 from jobs.links import run_link, tell_links
 from jobs.loaded_model import read_version
+from jobs.model_settings import model_config, training_config
 from jobs.night import Night
 from jobs.ranks import Fit, together
 from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
@@ -56,38 +57,6 @@ def metric_name(name: str, domain: str = "") -> str:
     return name.replace("@", "_at_") + (f"/{domain}" if domain else "")
 
 
-def model_config(settings: Settings) -> ModelConfig:
-    """The model's configuration from `[model]` and `[sequences]`.
-
-    Raises
-    ------
-    JobError
-        A value is unknown or contradicts another.
-    """
-    own = {"channels": settings.model.channels, "max_length": settings.sequences.max_length}
-    places = {"channels": "[model] channels", "max_length": "[sequences] max_length"}
-    options = _options("model", settings.model.options, places)
-    try:
-        preset = ModelConfig.preset(settings.model.preset)
-        return ModelConfig.from_dict({**preset.to_dict(), **own, **options})
-    except (TypeError, ValueError) as error:
-        raise JobError(f"[model] {error}") from None
-
-
-def training_config(settings: Settings, warm: bool) -> TrainingConfig:
-    """The training configuration from `[training]`; fewer epochs when starting from the champion."""
-    training = settings.training
-    names = ("epochs", "batch_size", "learning_rate", "seed", "threads", "device")
-    options = _options("training", training.options, {name: f"[training] {name}" for name in names})
-    own = {name: getattr(training, name) for name in names}
-    try:
-        return TrainingConfig.from_dict(
-            {**own, "epochs": training.warm_epochs if warm else training.epochs, **options}
-        )
-    except (TypeError, ValueError) as error:
-        raise JobError(f"[training] {error}") from None
-
-
 def _check_device(name: str) -> None:
     import torch
 
@@ -96,14 +65,6 @@ def _check_device(name: str) -> None:
             '[training] device = "cuda", but torch sees no CUDA GPU: give "auto" or "cpu", or install a CUDA build '
             "of torch (nvidia-smi shows the driver)"
         )
-
-
-def _options(section: str, options: Mapping[str, Any], places: Mapping[str, str]) -> Mapping[str, Any]:
-    """The options of a section; a setting that has a place of its own is refused: two values could differ."""
-    for name in options:
-        if name in places:
-            raise JobError(f"[{section}.options] {name}: give it as {places[name]} instead")
-    return options
 
 
 def usable_champion(champion: Version | None, ds: date) -> Version | None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jobs.command import Run, log, run_job
 from jobs.errors import JobError
+from jobs.model_settings import check_options
 from jobs.settings import Landing, Source
 
 
@@ -97,8 +98,10 @@ def wait_for_landing(run: Run) -> str:
     Raises
     ------
     JobError
-        The time is over; the message names what is missing, what is there, and where.
+        The time is over; the message names what is missing, what is there, and where. Or a setting is wrong that
+        training would refuse an hour later.
     """
+    check_options(run.settings)
     landing, sources = run.settings.landing, run.settings.sources
     folder = run.settings.landing_path / run.ds.isoformat()
     lacks, waited = wait(

@@ -14,7 +14,6 @@ final as (
     select
         ds,
         domain,
-        model_version,
         round(ntg_ndcg, 4) as ntg_ndcg,
         round(ntg_ndcg_low, 4) as low,
         round(ntg_ndcg_high, 4) as high,
@@ -26,6 +25,7 @@ final as (
         round(ntg_served, 4) as ntg_served,
         round(ntg_loss, 4) as ntg_loss,
         round(lambda_weight, 4) as lambda_weight,
+        model_version,
         published
     from gaps
 )

@@ -12,8 +12,8 @@ import pytest
 
 from jobs import settings as module
 from jobs.errors import JobError
+from jobs.model_settings import model_config, training_config
 from jobs.settings import Settings, load_settings
-from jobs.train import model_config, training_config
 from tests.conftest import SMALL
 from tests.jobs.bad_settings import Wrong, wrong_values
 
@@ -107,6 +107,13 @@ def test_values_that_contradict_each_other(
     values = {**WHOLE, "sources": ({**SMALL["sources"][0], **changes},)}
     monkeypatch.setattr(module.tomllib, "loads", lambda text: values)
     with pytest.raises(JobError, match=re.escape(words)):
+        load_settings(file)
+
+
+def test_a_wrong_value_of_a_source_names_the_source(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    wrong = {**SMALL["sources"][0], "name": "films", "time_unit": "hours"}
+    monkeypatch.setattr(module.tomllib, "loads", lambda text: {**WHOLE, "sources": (*WHOLE["sources"], wrong)})
+    with pytest.raises(JobError, match=r"sources\.\d\.time_unit \(source 'films'\): "):
         load_settings(file)
 
 

@@ -210,9 +210,11 @@ def test_a_second_attempt_takes_the_place_of_the_first() -> None:
 
 def test_the_text_of_a_failed_night_says_what_why_where_and_what_to_do() -> None:
     end = NightEnd(steps={"score": StepEnd("score", "failed", 1, "score 2024-01-29: no champion")})
-    text = failure_text(date(2024, 1, 29), end, Path("/logs/night.log"))
+    text = failure_text(date(2024, 1, 29), end, Path("/logs/night.log"), Path("/reports/2024-01-29.html"))
     for part in ("2024-01-29 is not published", "score failed: score 2024-01-29: no champion", "/logs/night.log"):
         assert part in text
+    assert "report: /reports/2024-01-29.html" in text
+    assert "report" not in failure_text(date(2024, 1, 29), end, Path("/logs/night.log"))
 
 
 def test_the_text_of_a_night_that_never_began_has_airflows_last_words() -> None:
@@ -260,6 +262,7 @@ def test_the_closing_lines_say_what_came_out_and_where_to_look(settings: Callabl
         "not measured tonight",
         "make sql CONFIG='/my own/shop.toml' Q=sql/queries/ntg_by_day.sql",
         "make up CONFIG='/my own/shop.toml'",
+        "export SYNCREC_CONFIG='/my own/shop.toml'",
         f"{project.state}/reports/2024-01-06.html",
     ):
         assert part in text
@@ -310,6 +313,27 @@ def test_no_landing_day_at_all_is_an_error_that_says_where(
 ) -> None:
     assert nightly.main(["--config", "shop.toml"]) == 1
     assert f"no landing day in {project}/state/landing" in capsys.readouterr().err
+
+
+def test_a_wrong_option_of_the_training_stops_before_anything_is_made(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (project / "shop.toml").open("a") as file:
+        file.write("\n[training.options]\npatiens = 3\n")
+    assert nightly.main(["--config", "shop.toml"]) == 1
+    assert "[training.options] patiens: there is no such setting: did you mean patience?" in capsys.readouterr().err
+    assert not (project / "state/warehouse").exists()
+
+
+def test_a_state_folder_that_cannot_be_made_is_one_line(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project / "file").touch()
+    for place in (project / "file", project / "file/below"):
+        monkeypatch.setenv("SYNCREC_STATE_DIR", str(place))
+        assert nightly.main(["--config", "shop.toml"]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"state_dir: the folder {place} cannot be made" in line
 
 
 def test_no_newer_landing_day_is_said_and_is_no_error(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,12 +65,61 @@ def test_a_wrong_statement_is_one_line(config: Path, tmp_path: Path, capsys: pyt
     assert "recommendation" in line
 
 
+def test_of_a_wrong_word_the_place_is_shown(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = tmp_path / "wrong.sql"
+    query.write_text("select ds\nfrom nights wher ds before 3")
+    assert main(["--config", str(config), str(query)]) == 1
+    said, line, place = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: Parser Error") and line == "LINE 2: from nights wher ds before 3"
+    assert line[place.index("^") :].startswith("ds")
+
+
+def test_each_statement_of_a_file_is_answered(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = tmp_path / "two.sql"
+    query.write_text("select 'first of two' as a;\n-- and then; so to say\nselect 'the second' as b;\n")
+    assert main(["--config", str(config), str(query)]) == 0
+    printed = capsys.readouterr().out
+    assert "first of two" in printed and "the second" in printed
+
+
+def test_a_narrow_terminal_shows_the_leading_columns_and_names_the_others(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = tmp_path / "wide.sql"
+    query.write_text("select " + ", ".join(f"'{'x' * 20}' as \"column {n}\"" for n in range(12)))
+    assert main(["--config", str(config), str(query)]) == 0
+    assert "column 11" in capsys.readouterr().out, "no terminal: everything"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--config", str(config), str(query)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(f"column {n}" in lines[1] for n in range(3)) and "column 3" not in lines[1]
+    assert lines[-2].startswith("no room for column 3, column 4, ") and lines[-2].count("column ") == 9
+
+
 def test_before_the_first_night_it_says_so_and_creates_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["--config", str(write_config(tmp_path)), "promotions"]) == 1
     assert "no night has run yet: make nightly" in capsys.readouterr().err
     assert not (tmp_path / "state").exists()
+
+
+def test_a_catalog_that_is_gone_is_said_and_none_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = write_config(tmp_path)
+    Lakehouse(load_settings(config)).create_tables()
+    catalog = load_settings(config).warehouse / "catalog.db"
+    catalog.rename(tmp_path / "elsewhere.db")
+    assert main(["--config", str(config), "promotions"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"no catalog at {catalog}, though tables lie beside it: put it back" in line
+    assert not catalog.exists()
 
 
 def test_empty_tables_answer_with_no_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

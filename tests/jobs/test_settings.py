@@ -73,7 +73,7 @@ def test_a_setting_of_the_past_is_answered_with_what_to_do_instead(
 
 
 def test_a_missing_file_says_how_to_give_one(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="give --config PATH or set SYNCREC_CONFIG"):
+    with pytest.raises(JobError, match="give CONFIG=PATH to make, --config PATH to a job, or set SYNCREC_CONFIG"):
         load_settings(tmp_path / "absent.toml")
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from jobs.errors import JobError, NothingToDo
+from jobs.model_settings import check_options, model_config, training_config
 from jobs.registry import Version
-from jobs.train import check_due, ending, metric_name, model_config, training_config, usable_champion
+from jobs.train import check_due, ending, metric_name, usable_champion
 from syncrec_model import FitResult, ModelConfig, TrainingConfig
 
 DAY = date(2024, 1, 10)
@@ -57,10 +58,10 @@ def test_settings_reach_the_model_and_warm_nights_are_shorter(settings: Any) -> 
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"options": {"n_expert": 3}}, r"\[model\].*n_expert"),
+        ({"options": {"n_expert": 3}}, r"\[model.options\] n_expert: .* did you mean n_experts\?"),
         ({"options": {"gate": "none"}}, r"\[model\].*gate"),
         ({"channels": 10, "options": {"n_heads": 3}}, r"\[model\].*n_heads"),
-        ({"options": {"n_expert": 3}}, r"known settings are architecture, channels"),
+        ({"options": {"xyzzy": 3}}, r"xyzzy: there is no such setting: known are architecture, "),
         ({"options": {"max_length": 9}}, r"\[model.options\] max_length: give it as \[sequences\] max_length"),
         ({"preset": "released", "options": {"loss": "softmax"}}, r"\[model\].*loss.*give 'bce'"),
     ],
@@ -71,8 +72,16 @@ def test_a_wrong_model_is_refused_in_one_sentence(settings: Any, section: dict[s
 
 
 def test_a_wrong_training_option_is_refused(settings: Any) -> None:
-    with pytest.raises(JobError, match=r"\[training\].*patiens"):
+    with pytest.raises(JobError, match=r"\[training.options\] patiens: .* did you mean patience\?"):
         training_config(settings(training={"options": {"patiens": 3}}), warm=False)
+
+
+def test_options_are_checked_before_a_night_where_there_are_any(settings: Any) -> None:
+    check_options(settings())
+    check_options(settings(training={"options": {"patience": 3}}))
+    for section in ("model", "training"):
+        with pytest.raises(JobError, match="dropot"):
+            check_options(settings(**{section: {"options": {"dropot": 0.2}}}))
 
 
 def test_a_setting_of_the_section_is_no_option(settings: Any) -> None:

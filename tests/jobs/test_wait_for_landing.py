@@ -110,6 +110,11 @@ def test_the_closing_line_counts_the_files(settings: Callable[..., Settings], da
     assert wait_for_landing(run_of(settings())) == f"complete: 2 files in {day}"
 
 
+def test_a_wrong_option_of_the_model_stops_the_night_before_it_waits(settings: Callable[..., Settings]) -> None:
+    with pytest.raises(JobError, match="did you mean dropout"):
+        wait_for_landing(run_of(settings(model={"options": {"dropot": 0.2}})))
+
+
 def test_the_timeout_says_what_is_missing_what_is_there_and_where(
     settings: Callable[..., Settings], day: Path
 ) -> None:
