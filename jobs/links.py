@@ -45,6 +45,14 @@ def run_path(experiment_id: str, run_id: str, artifact: str = "") -> str:
     return page + OF_MODELS
 
 
+def experiment_path(experiment_id: str) -> str:
+    """The list of an experiment's runs within MLflow; of all experiments where there is none yet ("").
+
+    A click in that list of all opens the page for chats, whatever the list was asked for.
+    """
+    return (f"#/experiments/{experiment_id}/runs" if experiment_id else "#/experiments") + OF_MODELS
+
+
 def tell_links(**links: str) -> None:
     """Hand links to Airflow: run=..., report=... ; nothing where it did not ask."""
     if not (file := os.environ.get(VARIABLE)):

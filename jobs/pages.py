@@ -10,14 +10,17 @@ network interfaces.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
 import time
 import traceback
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,12 +31,12 @@ import psutil
 from jobs.command import one_line
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.links import OF_MODELS, PAGE, known_page
+from jobs.links import PAGE, experiment_path, known_page
 from jobs.night_files import write_whole
 from jobs.nightly import config_file
-from jobs.orchestrator import airflow_environment, airflow_program, end_families, prepare
+from jobs.orchestrator import REPOSITORY, airflow_environment, airflow_program, end_families, prepare
 from jobs.private import hide, private_files, without_password
-from jobs.settings import Settings, load_settings
+from jobs.settings import DEFAULT_CONFIG, Settings, load_settings
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 180.0
@@ -95,9 +98,8 @@ class Pages:
         if self.settings.warehouse.exists():
             Lakehouse(self.settings)  # an older state is brought to today's form, a newer one refused
         own_mlflow = not self.settings.tracking_uri.startswith(("http:", "https:"))
-        _need_free(airflow_port, "AIRFLOW_PORT")
-        if own_mlflow:
-            _need_free(mlflow_port, "MLFLOW_PORT")
+        ports = {"AIRFLOW_PORT": airflow_port} | ({"MLFLOW_PORT": mlflow_port} if own_mlflow else {})
+        _need_free(ports, f"make up{_option(self.config)}")
         self._logs.mkdir(parents=True, exist_ok=True)
         environment = _pages_environment(airflow_environment(self.settings, self.config), airflow_port)
         if own_mlflow:
@@ -191,12 +193,13 @@ class Pages:
         """Say where the pages are and how to log in."""
         addresses = {server.name: server.address for server in self.running() if server.address}
         mlflow = addresses.get("mlflow") or without_password(self.settings.tracking_uri)
+        path = experiment_path(_experiment_id(mlflow, self.settings.mlflow.experiment))
         passwords = self.settings.state / "airflow" / "simple_auth_manager_passwords.json.generated"
         paused = "syncrec_nightly is paused: switch it on to run every night"
         if self.settings.sample:
             paused += " (the sample has no files of today: its nights are those of make nightly)"
         lines = [
-            f"MLflow   {mlflow}/#/experiments{OF_MODELS}    experiment {self.settings.mlflow.experiment}, model "
+            f"MLflow   {mlflow}/{path}    experiment {self.settings.mlflow.experiment}, model "
             f"{self.settings.mlflow.model_name}",
             f"Airflow  {addresses.get('airflow', 'not running')}    user admin, password in {passwords}",
             f"Both listen on this machine only. {paused}.",
@@ -208,6 +211,11 @@ class Pages:
                 f"Links to MLflow in Airflow's tasks of earlier nights lead to {self._former}, as it was then."
             )
         return lines
+
+
+def _option(config: Path) -> str:
+    """What `make` needs to be told of the project; nothing for the sample's."""
+    return "" if config == REPOSITORY / DEFAULT_CONFIG else f" CONFIG={shlex.quote(str(config))}"
 
 
 def _pages_environment(environment: Mapping[str, str], port: int) -> dict[str, str]:
@@ -225,15 +233,32 @@ def _pages_environment(environment: Mapping[str, str], port: int) -> dict[str, s
     }
 
 
-def _need_free(port: int, variable: str) -> None:
+def _need_free(ports: Mapping[str, int], command: str) -> None:
+    """Refuse ports that are taken, all in one line, with a command that names free ones."""
+    taken = list(dict.fromkeys(str(port) for port in ports.values() if not _is_free(port)))
+    if not taken:
+        return
+    chosen: dict[str, int] = {}
+    for variable, port in ports.items():
+        while port in chosen.values() or not _is_free(port):
+            port = port + 1 if port < 65535 else 1024
+        chosen[variable] = port
+    which = f"port {taken[0]} is" if len(taken) == 1 else f"ports {' and '.join(taken)} are"
+    command += "".join(f" {variable}={port}" for variable, port in chosen.items())
+    raise JobError(
+        f"{which} in use. Give free ones: {command}    (where another project's pages run there, this stops them: "
+        "make down CONFIG=ITS.toml)"
+    )
+
+
+def _is_free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
-            raise JobError(
-                f"port {port} is in use: choose another one, e.g. make up {variable}={port + 1}"
-            ) from None
+            return False
+    return True
 
 
 def _get(address: str) -> str:
@@ -242,6 +267,21 @@ def _get(address: str) -> str:
             text: str = answer.read().decode(errors="replace")
             return text
     except (urllib.error.URLError, OSError):
+        return ""
+
+
+def _experiment_id(mlflow: str, name: str) -> str:
+    """The number of an experiment, asked of the server: nothing is made. "" before the first night."""
+    query = urllib.parse.urlencode({"experiment_name": name})
+    try:
+        answer = json.loads(_get(f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?{query}"))["experiment"]
+        return str(answer["experiment_id"]) if answer["lifecycle_stage"] == "active" else ""
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        http.client.HTTPException,
+    ):  # absent, or it asks who we are
         return ""
 
 
@@ -277,7 +317,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.action == "down":
             if pages.running():
                 print("stopping the web pages (up to ten seconds) ...", flush=True)
-            print(f"stopped {pages.down()} servers")
+            stopped = pages.down()
+            print(f"stopped {stopped} servers" if stopped else "no pages were running")
             return 0
         print("starting the web pages (about half a minute) ...", flush=True)
         pages.up(airflow_port=arguments.airflow_port, mlflow_port=arguments.mlflow_port)

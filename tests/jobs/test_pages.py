@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -18,18 +22,73 @@ import pytest
 
 from jobs.errors import JobError
 from jobs.links import PAGE, mlflow_page
-from jobs.orchestrator import _true_start
-from jobs.pages import Pages, Server, _airflow_is_healthy, _pages_environment
+from jobs.orchestrator import REPOSITORY, _true_start
+from jobs.pages import Pages, Server, _airflow_is_healthy, _pages_environment, main
 from jobs.settings import Settings
 
 
-def test_a_taken_port_is_said_with_a_way_out(settings: Callable[..., Settings], tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(JobError, match=f"port {port} is in use: .*AIRFLOW_PORT={port + 1}"):
-            Pages(settings(), tmp_path / "syncrec.toml").up(airflow_port=port, mlflow_port=port)
+def listening(sockets: ExitStack) -> int:
+    taken = sockets.enter_context(socket.socket())
+    taken.bind(("127.0.0.1", 0))
+    taken.listen()
+    return int(taken.getsockname()[1])
+
+
+def test_all_taken_ports_are_said_at_once_with_a_command_that_names_free_ones(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    config = tmp_path / "my shop.toml"
+    with ExitStack() as sockets:
+        airflow, mlflow = listening(sockets), listening(sockets)
+        with pytest.raises(JobError, match=f"ports {airflow} and {mlflow} are in use") as refused:
+            Pages(settings(), config).up(airflow_port=airflow, mlflow_port=mlflow)
+        said = re.search(r"make up CONFIG='(.+)' AIRFLOW_PORT=(\d+) MLFLOW_PORT=(\d+) ", str(refused.value))
+        assert said and said[1] == str(config)
+        free = {int(said[2]), int(said[3])}
+        assert len(free) == 2 and not free & {airflow, mlflow}
+        with pytest.raises(JobError, match=f"port {mlflow} is in use.* AIRFLOW_PORT=\\d+ MLFLOW_PORT=\\d+ "):
+            Pages(settings(), config).up(airflow_port=min(free), mlflow_port=mlflow)
+
+
+def test_down_says_when_nothing_ran(
+    settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "syncrec.toml"
+    shutil.copy(REPOSITORY / "syncrec.toml", config)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SYNCREC_STATE_DIR", str(tmp_path / "state"))
+        assert main(["down", "--config", str(config)]) == 0
+    assert capsys.readouterr().out == "no pages were running\n"
+
+
+class Experiments(BaseHTTPRequestHandler):
+    """MLflow, as far as it knows the experiment `syncrec` by its name."""
+
+    def do_GET(self) -> None:
+        known = self.path == "/api/2.0/mlflow/experiments/get-by-name?experiment_name=syncrec"
+        self.send_response(200 if known else 404)
+        self.end_headers()
+        found = {"experiment": {"experiment_id": "7", "lifecycle_stage": "active"}}
+        self.wfile.write(json.dumps(found if known else {"error_code": "RESOURCE_DOES_NOT_EXIST"}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_the_address_of_mlflow_opens_the_runs_of_the_nights_once_there_are_some(
+    settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Experiments) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        page = f"http://127.0.0.1:{server.server_port}"
+
+        def told(experiment: str) -> str:
+            project = settings(mlflow={"tracking_uri": page, "experiment": experiment})
+            return Pages(project, tmp_path / "syncrec.toml").describe()[0].split()[1]
+
+        assert told("syncrec") == f"{page}/#/experiments/7/runs?workflowType=machine_learning"
+        assert told("none yet") == f"{page}/#/experiments?workflowType=machine_learning"
+        server.shutdown()
 
 
 def test_down_stops_what_runs_and_leaves_a_stranger_with_the_same_number(
