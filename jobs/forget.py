@@ -29,7 +29,7 @@ from jobs.errors import JobError
 from jobs.forget_landing import find_lines, forget_lines
 from jobs.forget_pages import Copies, find_logs, find_pages, find_scratch, forget_log, forget_page
 from jobs.forget_person import SHORTEST_WORD, People
-from jobs.forget_tables import TableSearch
+from jobs.forget_tables import Found, TableSearch
 from jobs.lakehouse import Lakehouse
 from jobs.night_plan import table_days
 from jobs.nightly import locked
@@ -65,12 +65,11 @@ def find_work(settings: Settings, people: People) -> list[Work]:
     found = sorted(find_lines(settings, people), key=lambda file: file.path)
     for folder, files in ((name, list(own)) for name, own in groupby(found, lambda file: file.path.parent)):
         lines = sum(file.lines for file in files)
-        what = f"{lines} line{'s' if lines > 1 else ''} in {', '.join(file.path.name for file in files)}"
+        what = f"{_count(lines, 'line')} in {', '.join(file.path.name for file in files)}"
         work.append(Work(f"landing {folder.name}", what, _each(forget_lines, files, people)))
     search = TableSearch(settings, open_lakehouse(settings), people)
     for table in search.find():
-        what = f"{sum(table.rows.values())} rows in {len(table.rows)} files, {len(table.past)} files of the past"
-        work.append(Work(f"table {table.table}", what, _bind(search.forget, table)))
+        work.append(Work(f"table {table.table}", in_words(table), _bind(search.forget, table)))
     work += [
         Work(f"report {page.name}", "their section", _bind(forget_page, page, people))
         for page in find_pages(settings, people)
@@ -82,6 +81,22 @@ def find_work(settings: Settings, people: People) -> list[Work]:
         for path in find_logs(settings, people)
     ]
     return work
+
+
+def in_words(table: Found) -> str:
+    """What a table holds of them: `20 rows in 1 file, 2 files of the past`."""
+    parts = []
+    if table.rows:
+        parts.append(f"{_count(sum(table.rows.values()), 'row')} in {_count(len(table.rows), 'file')}")
+    if table.past:
+        parts.append(f"{_count(len(table.past), 'file')} of the past")
+    if not parts:
+        parts.append(f"the id in {_count(len(table.manifests), 'manifest')}")
+    return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _each(do: Callable[..., None], things: Sequence[object], people: People) -> Callable[[], None]:
@@ -119,7 +134,8 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
         if not yes and not work:
             return f"nothing holds them (is the id written as in the landing files?). {MODELS}"
         if not yes:
-            return f"{len(work)} places hold them; nothing was removed: --yes removes it. {MODELS}"
+            hold = "1 place holds" if len(work) == 1 else f"{len(work)} places hold"
+            return f"{hold} them; nothing was removed: --yes removes it. {MODELS}"
         for notes in open_notes:
             notes.unlink(missing_ok=True)
         for one in work:
@@ -130,7 +146,7 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
         if left := find_work(settings, people):
             raise JobError(f"still found in {', '.join(one.where for one in left)}: run this again, or look there")
     unsearched = f" Logs were not searched for ids shorter than {SHORTEST_WORD} letters." if people.short else ""
-    done = f"{len(work)} places cleared, nothing is left" if work else "nothing holds them"
+    done = f"{_count(len(work), 'place')} cleared, nothing is left" if work else "nothing holds them"
     return f"{done}. {MODELS}.{unsearched} The next night builds all sequences and lists anew"
 
 

@@ -190,7 +190,7 @@ def test_without_yes_it_lists_and_changes_nothing(
         "landing 2024-01-28: 8 lines in books.csv, more1.csv.gz, places.parquet, toys.jsonl would be removed",
         "table interactions: 4 rows in",
         "table sequences:",
-        "table recommendations: 5 rows in 2 files, 1 files of the past",
+        "table recommendations: 5 rows in 2 files, 1 file of the past",
         "table impressions:",
         "table rejected_interactions: 3 rows in",
         "report 2024-01-30.html",
@@ -356,3 +356,22 @@ def test_rows_keep_their_order_in_a_filtered_file(tmp_path: Path) -> None:
     rows = pq.read_table(tmp_path / "b.parquet")
     assert kept == len(rows) == sum(name != "u3" for name in names)
     assert rows["n"].to_pylist() == [n for n in range(5000) if n % 7 != 3]
+
+
+@pytest.mark.parametrize(
+    ("rows", "past", "words"),
+    [
+        ({"a": 1}, 0, "1 row in 1 file"),
+        ({"a": 1200, "b": 1}, 2, "1,201 rows in 2 files, 2 files of the past"),
+        ({}, 1, "1 file of the past"),
+        ({}, 0, "the id in 1 manifest"),
+    ],
+)
+def test_what_a_table_holds_is_said_without_zeros(rows: dict[str, int], past: int, words: str) -> None:
+    found = forget_tables.Found(
+        table="interactions",
+        rows={Path(name): count for name, count in rows.items()},
+        past=tuple(map(Path, "xyz"[:past])),
+        manifests=(Path("m.avro"),),
+    )
+    assert forget.in_words(found) == words
