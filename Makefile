@@ -198,7 +198,7 @@ java_runs() {
 find_java() {
     if [ -n "$${JAVA_HOME:-}" ]; then
         java_runs "$$JAVA_HOME/bin/java" && return 0
-        fail "JAVA_HOME=$$JAVA_HOME holds Java $${java_version:-none}; Spark needs 17 to 25: point it there, or unset it"
+        fail "JAVA_HOME=$$JAVA_HOME holds $${java_version:+Java }$${java_version:-no Java that runs}; Spark needs Java 17 to 25: point it there, or unset it"
     fi
     java_runs java && return 0
     install_debian openjdk-17-jre-headless openjdk-21-jre-headless default-jre-headless && java_runs java && return 0
