@@ -32,7 +32,10 @@ def test_the_example_stands_beside_ours(tmp_path: Path, monkeypatch: pytest.Monk
     finally:
         torch.set_num_threads(threads)
     assert "served - what follows [95 %]" in said.getvalue()
-    assert (tmp_path / "study" / "table.md").exists()
+    (folder,) = re.findall(r'out="([^"]+)"', example)
+    assert (tmp_path / folder / "table.md").exists()
+    commands = re.findall(r"--out (\S+)", PAGE)
+    assert commands and folder not in commands, "another study: who ran the command above would be refused"
 
 
 def test_every_command_is_understood() -> None:
