@@ -13,8 +13,8 @@ from pyiceberg.expressions import EqualTo
 from jobs.analytics import analytics_file
 from jobs.lakehouse import Lakehouse
 from jobs.night_log import NightEnd
-from jobs.orchestrator import REPOSITORY
-from jobs.settings import DEFAULT_CONFIG, Settings
+from jobs.orchestrator import make_option
+from jobs.settings import Settings
 
 FIRST_QUERY = "sql/queries/ntg_by_day.sql"
 
@@ -25,7 +25,7 @@ def closing_lines(
     """Say what came out of a published night and where to look."""
     (night,) = _rows(lakehouse, "nights", ds)
     count = lakehouse.table("recommendations").scan(row_filter=EqualTo("ds", ds)).count()
-    option = "" if config == REPOSITORY / DEFAULT_CONFIG else f" CONFIG={shlex.quote(str(config))}"
+    option = make_option(config)
     metrics = [row for row in _rows(lakehouse, "domain_metrics", ds) if row["run_id"] == night["run_id"]]
     yield f"night {ds} is published, {seconds:.0f} s"
     yield f"  recommendations  {count:,} rows"

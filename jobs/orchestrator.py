@@ -7,6 +7,7 @@ test`, the whole DAG in one process without a scheduler; its log goes to a file,
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -21,7 +22,7 @@ import psutil
 
 from jobs.errors import JobError
 from jobs.night_log import NightEnd, NightLog
-from jobs.settings import Settings
+from jobs.settings import DEFAULT_CONFIG, Settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 DAG_ID = "syncrec_nightly"
@@ -101,6 +102,11 @@ def logical_date(ds: date) -> str:
     morning, not its midnight: that one belongs to the scheduled run of the day after `ds`.
     """
     return f"{(ds + timedelta(days=1)).isoformat()}T04:00:00+00:00"
+
+
+def make_option(config: Path) -> str:
+    """What `make` needs to be told of the project: ` CONFIG=...`, nothing for the sample's."""
+    return "" if config == REPOSITORY / DEFAULT_CONFIG else f" CONFIG={shlex.quote(str(config))}"
 
 
 def run_night(

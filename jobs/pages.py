@@ -13,7 +13,6 @@ import argparse
 import http.client
 import json
 import os
-import shlex
 import socket
 import subprocess
 import sys
@@ -34,9 +33,9 @@ from jobs.lakehouse import Lakehouse
 from jobs.links import PAGE, experiment_path, known_page
 from jobs.night_files import write_whole
 from jobs.nightly import config_file
-from jobs.orchestrator import REPOSITORY, airflow_environment, airflow_program, end_families, prepare
+from jobs.orchestrator import airflow_environment, airflow_program, end_families, make_option, prepare
 from jobs.private import hide, private_files, without_password
-from jobs.settings import DEFAULT_CONFIG, Settings, load_settings
+from jobs.settings import Settings, load_settings, make_folder
 
 HOST = "127.0.0.1"
 PATIENCE_SECONDS = 180.0
@@ -99,8 +98,8 @@ class Pages:
             Lakehouse(self.settings)  # an older state is brought to today's form, a newer one refused
         own_mlflow = not self.settings.tracking_uri.startswith(("http:", "https:"))
         ports = {"AIRFLOW_PORT": airflow_port} | ({"MLFLOW_PORT": mlflow_port} if own_mlflow else {})
-        _need_free(ports, f"make up{_option(self.config)}")
-        self._logs.mkdir(parents=True, exist_ok=True)
+        _need_free(ports, f"make up{make_option(self.config)}")
+        make_folder(self._logs, "state_dir")
         environment = _pages_environment(airflow_environment(self.settings, self.config), airflow_port)
         if own_mlflow:
             self._former = known_page(self.settings)
@@ -213,11 +212,6 @@ class Pages:
         return lines
 
 
-def _option(config: Path) -> str:
-    """What `make` needs to be told of the project; nothing for the sample's."""
-    return "" if config == REPOSITORY / DEFAULT_CONFIG else f" CONFIG={shlex.quote(str(config))}"
-
-
 def _pages_environment(environment: Mapping[str, str], port: int) -> dict[str, str]:
     address = f"http://{HOST}:{port}"
     return {
@@ -276,12 +270,7 @@ def _experiment_id(mlflow: str, name: str) -> str:
     try:
         answer = json.loads(_get(f"{mlflow}/api/2.0/mlflow/experiments/get-by-name?{query}"))["experiment"]
         return str(answer["experiment_id"]) if answer["lifecycle_stage"] == "active" else ""
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        http.client.HTTPException,
-    ):  # absent, or it asks who we are
+    except (ValueError, KeyError, TypeError, http.client.HTTPException):  # absent, or it asks who we are
         return ""
 
 

@@ -208,7 +208,7 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
         parts = {"training": prepared.train_set, "validation": prepared.valid_set}
         log_inputs(prepared.lakehouse, night.snapshot("sequences"), parts)
         add_facts(registry.client, active.info.run_id, _facts(prepared))
-        log.info("%s start, %d epochs at most; an epoch's line ends in its seconds", start, prepared.config.epochs)
+        log.info("%s, %d epochs at most; an epoch's line ends in its seconds", began(start), prepared.config.epochs)
         result = fit(
             model=model,
             train=prepared.train_set,
@@ -235,7 +235,7 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
             active.info.run_id,
             Path(folder) / "model",
             {**tags, "trained_to": trained_to.isoformat()},
-            f"Trained on the night of {ds}: events before {trained_to:%Y-%m-%d}, {start} start, epoch "
+            f"Trained on the night of {ds}: events before {trained_to:%Y-%m-%d}, {began(start)}, epoch "
             f"{result.best_epoch}. Not judged yet.",
             [{"item_id": vocabulary.item_ids[0][0], "domain": vocabulary.domains[0], "ts": 0}],
         )
@@ -243,7 +243,12 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
         registry.challenge(version)
     checkpoint.unlink(missing_ok=True)
     role = "as challenger" if prepared.then is None else "for this past night alone"
-    return f"version {version.number} registered {role} (epoch {result.best_epoch}, {start} start)"
+    return f"version {version.number} registered {role} (epoch {result.best_epoch}, {began(start)})"
+
+
+def began(start: str) -> str:
+    """What training began from, in words; start: "cold", or "version 3"."""
+    return "a cold start" if start == "cold" else f"started from {start}"
 
 
 def ending(result: FitResult, config: TrainingConfig) -> str:
