@@ -39,7 +39,7 @@ from jobs.audit_rules import (
 )
 from jobs.errors import AuditFailed, PublishConflict
 from jobs.lakehouse import Lakehouse
-from jobs.schemas import AUDITS
+from jobs.schemas import AUDITS, audited_things
 
 RECORD_ATTEMPTS = 5
 log = logging.getLogger("syncrec")
@@ -49,8 +49,8 @@ log = logging.getLogger("syncrec")
 class AuditResult:
     """What one rule found in one table.
 
-    `checked` and `failed` count rows (None where a rule is not about rows); `observed` says it in words; `hint`,
-    for the error alone, says what to look at.
+    `checked` and `failed` count rows, of recommendations lists (None where a rule is not about them); `observed`
+    says it in words; `hint`, for the error alone, says what to look at.
     """
 
     table_name: str
@@ -124,7 +124,7 @@ def judge(table_name: str, rules: Suite, counted: Counted) -> list[AuditResult]:
             success=passed,
             checked=counted.rows,
             failed=broken,
-            observed=said or f"{broken:,} of {counted.rows:,} rows break it",
+            observed=said or f"{broken:,} of {counted.rows:,} {audited_things(table_name)} break it",
         )
         for rule, broken, (passed, said) in zip(rules, counted.broken, _validate(table_name, counted), strict=True)
     ]
@@ -214,7 +214,8 @@ def record_audits(lakehouse: Lakehouse, results: Sequence[AuditResult], ds: date
 
 def _broken_in_words(result: AuditResult) -> str:
     rows = result.failed is not None and result.checked is not None
-    found = f" by {result.failed:,} of {result.checked:,} rows" if rows else f": {result.observed}"
+    things = audited_things(result.table_name)
+    found = f" by {result.failed:,} of {result.checked:,} {things}" if rows else f": {result.observed}"
     return f"{result.table_name}: '{result.rule}' broken{found}" + (f" ({result.hint})" if result.hint else "")
 
 
@@ -233,8 +234,11 @@ def require(results: Sequence[AuditResult], *, staged: Path | None = None) -> No
     broken = [result for result in results if not result.success]
     if not broken:
         checked = max((result.checked or 0 for result in results), default=0)
-        names = ", ".join(sorted({result.table_name for result in results}))
-        log.info("audit of %s: %d rules hold, %s rows checked", names, len(results), f"{checked:,}")
+        tables = sorted({result.table_name for result in results})
+        things = " or ".join(sorted({audited_things(name) for name in tables}, reverse=True))
+        log.info(
+            "audit of %s: %d rules hold, %s %s checked", ", ".join(tables), len(results), f"{checked:,}", things
+        )
         return
     said = "; ".join(map(_broken_in_words, broken))
     left = f"; staged files left in {staged}" if staged else ""

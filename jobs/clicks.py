@@ -19,13 +19,13 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from jobs.account import Account
 from jobs.audit_rules import impressions_suite
 from jobs.audits import AuditResult, import_ahead, record_audits, require, run_suite
 from jobs.command import Run
 from jobs.errors import JobError
 from jobs.ingest import EVENT, fresh_cache, reject_reason, stage
 from jobs.ingest_checks import (
-    Account,
     check_accounting,
     check_shares,
     check_volume,

@@ -22,6 +22,7 @@ from pyspark import StorageLevel
 from pyspark.sql import Column, DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from jobs.account import Account
 from jobs.audit_rules import FIRST_MOMENT, MAX_ID_LENGTH
 from jobs.audits import (
     AuditResult,
@@ -35,7 +36,6 @@ from jobs.audits import (
 from jobs.command import Run, log, parse_day, run_job
 from jobs.errors import JobError
 from jobs.ingest_checks import (
-    Account,
     check_accounting,
     check_shares,
     check_volume,

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from pyiceberg.expressions import And, GreaterThanOrEqual, LessThan
 from pyspark.sql import DataFrame
 
+from jobs.account import ACCOUNTING, Account, delivered_again
 from jobs.audits import AuditResult
 from jobs.lakehouse import Lakehouse
 from jobs.schemas import INTERACTIONS
@@ -43,16 +44,6 @@ _KINDS = {
     "unknown_arm": "clicks",
 }
 log = logging.getLogger("syncrec")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Account:
-    """Lines read, counted apart from the reading, and what they became."""
-
-    lines: int
-    events: int
-    rejected: int
-    duplicates: int
 
 
 @dataclass(frozen=True)
@@ -108,15 +99,17 @@ def _called(table: str) -> str:
 def tell(counts: ReasonCounts, account: Account, strangers: Sequence[str], table: str = INTERACTIONS.name) -> None:
     """Log what was read and what became of it, one fact a line."""
     for name in strangers:
-        log.warning("%s belongs to no source and was left alone", name)
+        log.warning("warning: %s belongs to no source and was left alone", name)
     for source, rows in sorted(counts.by_source().items()):
         log.info("read from %s: %s lines", source, f"{rows:,}")
     if account.lines == 0:
-        log.warning("an empty day: the landing files hold no line")
+        log.warning("warning: an empty day: the landing files hold no line")
     log.info("%s: %s", _called(table), f"{account.events:,}")
     for reason, rows in sorted(counts.by_reason().items()):
         log.info("rejected for %s: %s", reason, f"{rows:,}")
     log.info("duplicates: %s", f"{account.duplicates:,}")
+    if again := delivered_again(account):
+        log.warning("warning: %s", again)
 
 
 def check_accounting(account: Account, table: str = INTERACTIONS.name) -> AuditResult:
@@ -124,11 +117,11 @@ def check_accounting(account: Account, table: str = INTERACTIONS.name) -> AuditR
     out = account.events + account.rejected + account.duplicates
     return AuditResult(
         table_name=table,
-        rule=f"lines read = {_called(table)} + rejected lines + duplicates",
+        rule=ACCOUNTING.format(_called(table)),
         success=account.lines == out,
         checked=account.lines,
         failed=abs(account.lines - out),
-        observed=f"{account.lines:,} = {account.events:,} + {account.rejected:,} + {account.duplicates:,}",
+        observed=account.in_words(),
     )
 
 
@@ -199,6 +192,7 @@ def check_volume(
             rule=f"{_called(table)} lie within {limits} the median of recent days",
             success=fits,
             observed=found,
+            hint=delivered_again(account),
         )
     ]
 

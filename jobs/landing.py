@@ -189,7 +189,12 @@ def csv_header(file: LandingFile) -> str:
             first = re.split(rb"[\r\n]", lines.readline(MAX_HEADER_BYTES), maxsplit=1)[0]
         header = first.decode("utf-8-sig")
         source, names = file.source, parse_header(header, file.source.delimiter)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise JobError(
+            f"{file}: the header line is not UTF-8 text (its byte {error.start + 1} is "
+            f"0x{error.object[error.start]:02x}): in another encoding, packed or damaged; {_AS_UTF8}"
+        ) from None
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise JobError(f"{file}: cannot read the header line: {error}; have it delivered again") from None
     wanted = list(source.mapped.values())
     missing = [name for name in wanted if name not in names]

@@ -493,6 +493,12 @@ AUDITS = Table(
     ),
 )
 
+
+def audited_things(table_name: str) -> str:
+    """What `checked` and `failed` count in audits of a table: rows, of recommendations the lists they make."""
+    return "lists" if table_name == RECOMMENDATIONS.name else "rows"
+
+
 STEPS = Table(
     "steps",
     "one step of one run of a night, its last attempt; the report step writes the rows and has none",

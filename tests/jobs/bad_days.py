@@ -121,7 +121,7 @@ COLUMNS = [
     stop("a column in other letters", texts(toys__csv="USER_ID,asin,timestamp\nu,i,@ms\n"), "no column 'user_id'"),
     stop("a column named twice", texts(toys__csv="user_id,asin,asin,timestamp\nu,i,i,@ms\n"), "names asin twice"),
     stop("no header where one is configured", texts(toys__csv="u,i,@ms\n"), "no column 'user_id'"),
-    stop("a header that is not UTF-8", raw("toys.csv", b"user_id,asin,timestamp,\xff\n"), "read the header line"),
+    stop("a header that is not UTF-8", raw("toys.csv", b"user_id,asin,timestamp,\xff\n"), "line is not UTF-8 text"),
     stop("a header of 2 MB", raw("toys.csv", b"x" * 2_000_000 + b"\n"), "read the header line"),
     stop("another delimiter than configured", texts(toys__csv="user_id;asin;timestamp\nu;i;@ms\n"),
          "no column 'user_id'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,15 @@ def test_each_broken_rule_of_interactions_is_named_and_counted(spark: SparkSessi
         AuditFailed, match=r"interactions: 'user_id is never null' broken by 1 of 8 rows.*/staged/x"
     ):
         require(results, staged=Path("/staged/x"))
+
+
+def test_an_audit_of_recommendations_counts_lists(caplog: pytest.LogCaptureFixture) -> None:
+    whole = AuditResult(table_name="recommendations", rule="r", success=True, checked=14740, failed=0)
+    with caplog.at_level("INFO", logger="syncrec"):
+        require([whole])
+    assert caplog.messages == ["audit of recommendations: 1 rules hold, 14,740 lists checked"]
+    with pytest.raises(AuditFailed, match="'r' broken by 5 of 14,740 lists"):
+        require([replace(whole, success=False, failed=5)])
 
 
 @pytest.mark.parametrize(

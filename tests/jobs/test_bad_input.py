@@ -19,7 +19,8 @@ from pyspark.sql import functions as F
 
 from benchmarks.record import record
 from jobs import command, ingest
-from jobs.ingest_checks import Account, check_accounting, count_reasons
+from jobs.account import Account
+from jobs.ingest_checks import check_accounting, count_reasons
 from jobs.lakehouse import Lakehouse
 from jobs.landing import count_lines, find_files
 from jobs.readers import read_landing

@@ -16,8 +16,9 @@ from pyiceberg.expressions import EqualTo
 from pyspark.sql import SparkSession
 
 from jobs import command, ingest
+from jobs.account import Account, account_of, delivered_again
 from jobs.ingest import assign_indexes, day_ranges, earlier_where, main, reject_reason, transform
-from jobs.ingest_checks import Account, ReasonCounts, check_accounting, check_shares, check_volume
+from jobs.ingest_checks import ReasonCounts, check_accounting, check_shares, check_volume, tell
 from jobs.lakehouse import Lakehouse
 from jobs.readers import RAW
 from jobs.schemas import ANYONE, INTERACTIONS, ITEMS
@@ -320,6 +321,24 @@ def test_an_account_that_does_not_balance_is_found() -> None:
     assert check_accounting(Account(lines=10, events=6, rejected=3, duplicates=1)).success
     lost = check_accounting(Account(lines=10, events=6, rejected=2, duplicates=1))
     assert (lost.success, lost.failed) == (False, 1)
+    assert account_of(lost.observed) == Account(lines=10, events=6, rejected=2, duplicates=1)
+    assert account_of("0 of 12 rows break it") is None
+
+
+def test_a_day_that_is_delivered_again_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    def told(lines: int, events: int, rejected: int, duplicates: int) -> str:
+        caplog.clear()
+        account = Account(lines=lines, events=events, rejected=rejected, duplicates=duplicates)
+        with caplog.at_level("WARNING", logger="syncrec"):
+            tell(ReasonCounts({}), account, [])
+        return caplog.messages[-1] if caplog.messages else ""
+
+    again = "warning: 1,090 lines came, all of them duplicates of earlier days: was a day delivered again?"
+    assert told(1090, 0, 0, 1090) == again
+    assert told(1100, 0, 10, 1090) == again.replace("1,090 lines", "1,100 lines").replace("all of", "1,090 of")
+    assert "1,000 of them duplicates: was a day or a file delivered again?" in told(2000, 1000, 0, 1000)
+    assert told(2000, 1100, 0, 900) == told(9, 0, 0, 9) == "", "duplicates are common, a few of them nothing"
+    assert "an empty day" in told(0, 0, 0, 0)
 
 
 def test_shares_ask_the_right_question(settings: Callable[..., Settings]) -> None:
@@ -352,6 +371,8 @@ def test_volume_is_held_against_recent_days(settings: Callable[..., Settings]) -
         day += timedelta(days=1)
     assert [success(n) for n in (1, 2, 200, 201)] == [[False], [True], [True], [False]]
     assert success(0, lines=0) == []  # an empty day is allowed
+    again = Account(lines=20, events=0, rejected=0, duplicates=20)
+    assert [found.hint for found in check_volume(lakehouse, again, day, day)] == [delivered_again(again)]
 
 
 def test_the_quick_compiler_is_for_days_of_few_lines(
