@@ -25,8 +25,9 @@ from jobs.errors import PublishConflict
 from jobs.links import run_link, tell_links
 from jobs.night_files import write_whole
 from jobs.query import connect, open_lakehouse
-from jobs.report_facts import gather, index_rows
+from jobs.report_facts import gather
 from jobs.report_figures import quality_figure, steps_figure, transfer_figures
+from jobs.report_index import index_rows
 from jobs.settings import Settings
 from jobs.step_times import record_steps
 
@@ -147,7 +148,7 @@ def job(run: Run) -> str:
         log.warning("report: %s", error)
     with connect(run.settings) as connection:
         folder.mkdir(parents=True, exist_ok=True)
-        facts = gather(connection, run.ds, run.settings.domain_names)
+        facts = gather(connection, run.ds, run.settings.domain_names, run.settings.state / "logs")
         figures = {
             "transfer": transfer_figures(facts["history"]),
             "quality": quality_figure(facts["quality"]),

@@ -1,4 +1,4 @@
-"""What the page of one night says, read from the tables by SQL; and what of it a person should look at."""
+"""What the page of one night says, read from the tables by SQL."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from typing import Any
 
 import duckdb
 
+from jobs.account import ACCOUNTING, Account, account_of
 from jobs.backfill import AGAIN
-from jobs.schemas import ROLLED_BACK, SERVED
+from jobs.report_problems import name_log, problems
+from jobs.schemas import INTERACTIONS, ROLLED_BACK
 from jobs.sql_views import SQL
-from jobs.step_times import FAILED, NOT_ENDED, NOTHING
+from jobs.step_times import FAILED, NOT_ENDED
 
 Row = dict[str, Any]
 NIGHTS_IN_FIGURES = 30
 EVENTS_SHOWN = 8
 
 
-def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[str]) -> dict[str, Any]:
+def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[str], logs: Path) -> dict[str, Any]:
     """Read everything that the page of one night shows.
 
     Parameters
@@ -30,6 +32,8 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
         The night.
     domains
         The configured domains, in the order in which they are shown.
+    logs
+        The folder of logs; it need not be there.
     """
 
     def rows(text: str, **values: Any) -> list[Row]:
@@ -46,11 +50,16 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
     for row in rows("select * from coverage_by_night where ds = $ds"):
         written[row["domain"]] = row | written.get(row["domain"], {})
     arrived = {row["domain"]: row for row in rows("select * from interactions_by_day where arrival_ds = $ds")}
+    every_audit = rows((SQL / "report" / "audits.sql").read_text(encoding="utf-8"))
+    measured = rows(
+        "select run_id, role, max(model_version) as version from domain_metrics"
+        " where ds = $ds and role in ('champion', 'challenger') group by run_id, role"
+    )
     facts: dict[str, Any] = {
         "ds": ds,
         "night": night,
         "last_published": next((row["ds"] for row in nights if row["ds"] < ds), None),
-        "audits": rows("select * from audits where ds = $ds order by success, table_name, rule, run_id"),
+        "kept": next((row["ds"] for row in nights if row["ds"] < ds and row["decision"] != ROLLED_BACK), None),
         "gate": _gate(rows("select * from gate_checks where ds = $ds order by domain, rule"), domains),
         "arms": rows("select * from experiments where ds = $ds order by arm desc"),
         "transfer": [history[name][-1] for name in history if history[name][-1]["ds"] == ds],
@@ -75,8 +84,45 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
             " order by domain, arm, rank",
             user=user["user_id"],
         )
+    facts["audits"] = [row for row in every_audit if row["newest"]]
+    facts["stopped"] = [row for row in every_audit if not row["newest"] and not row["success"]]
+    facts["account"] = _account(facts["audits"])
+    facts["unread"] = _unread(facts)
+    facts["earlier"] = _earlier(measured, night)
+    for row in (*facts["steps"], *facts["arms"], *([night] if night else [])):
+        for name in {"message", "reason"} & set(row):
+            row[name] = name_log(row[name], logs, ds, row["run_id"])
     facts["problems"] = problems(facts, domains)
     return facts
+
+
+def _account(audits: Sequence[Row]) -> Account | None:
+    """What became of the lines that ingest read, as its audit kept it."""
+    rule = (INTERACTIONS.name, ACCOUNTING.format("events"))
+    return next((account_of(row["observed"]) for row in audits if (row["table_name"], row["rule"]) == rule), None)
+
+
+def _unread(facts: Mapping[str, Any]) -> str:
+    """Why nothing was ingested, where that is so; else ''."""
+    ended = {row["step"]: row["outcome"] for row in facts["steps"]}
+    stopped = next((name for name, outcome in ended.items() if outcome in (FAILED, NOT_ENDED)), None)
+    if facts["arrived"] or facts["rejected"] or stopped is None:
+        return ""
+    step = "ingest" if "ingest" in ended else stopped
+    if ended[step] not in (FAILED, NOT_ENDED):
+        return ""
+    return f"Nothing was ingested: the step {step} {'failed' if ended[step] == FAILED else 'did not end'}."
+
+
+def _earlier(measured: Sequence[Row], night: Row | None) -> Row | None:
+    """The run that measured what the page shows, where it is not the one that published: when, run, versions."""
+    runs = {row["run_id"] for row in measured}
+    if not night or not runs or night["run_id"] in runs:
+        return None
+    run_id = max(runs)  # as _quality and ntg_by_night choose
+    when = "when this night first ran" if AGAIN in night["reason"] else "in another run of this day"
+    versions = {row["role"]: row["version"] for row in measured if row["run_id"] == run_id}
+    return {"when": when, "run_id": run_id, "champion": None, "challenger": None, **versions}
 
 
 def _steps(rows: Callable[..., list[Row]], night: Row | None) -> list[Row]:
@@ -121,77 +167,3 @@ def _quality(rows: Sequence[Row], domains: Sequence[str], night: Row | None) -> 
         }
         for name in _in_order({domain: None for domain, _, _ in measured}, domains)
     ]
-
-
-def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str, str]]:
-    """What a person should look at, worst first: ('bad' or 'look', one sentence)."""
-    bad: list[str] = []
-    look: list[str] = []
-    night = facts["night"]
-    for audit in facts["audits"]:
-        if not audit["success"]:
-            count = f"{audit['failed']:,} of {audit['checked']:,} rows" if audit["checked"] else audit["observed"]
-            sentence = f"Audit of {audit['table_name']} failed: {audit['rule']}: {count}."
-            if night and audit["run_id"] != night["run_id"]:
-                look.append(f"Another run of this day, {audit['run_id']}, was stopped. {sentence}")
-            else:
-                bad.append(sentence)
-    planned = any(
-        (step["step"], step["outcome"]) == ("train", NOTHING) for step in facts["steps"]
-    )  # not due tonight
-    told = ""
-    if night and night["decision"] == "no_challenger" and not planned and AGAIN not in night["reason"]:
-        told = night["reason"]
-        look.append(f"No model was trained; version {night['served_version']} served: {night['reason']}.")
-    if night and night["decision"] == ROLLED_BACK:
-        look.append(f"This night was {night['reason']}.")
-    for step in facts["steps"]:
-        if step["outcome"] in (FAILED, NOT_ENDED):
-            if told and step["message"] and step["message"] in told:
-                continue
-            why = step["message"] or "it was killed, or is still at work"
-            attempts = f" (attempt {step['attempt']})" if step["attempt"] > 1 else ""
-            sentence = f"Step {step['step']} {step['outcome'].replace('not ended', 'did not end')}{attempts}: {why}"
-            (look if night else bad).append(sentence.rstrip(".") + ".")
-    look += [
-        f"Experiment {row['experiment']}: the candidate was {row['outcome'].replace('_', ' ')}: {row['reason']}."
-        for row in facts["arms"]
-        if row["outcome"] != SERVED
-    ]
-    ruled = night["run_id"] if night else None
-    look += [
-        f"Gate: {row['words']}." for row in facts["gate"] if (row["rule"], row["run_id"]) == ("warning", ruled)
-    ]
-    if not facts["audits"]:
-        look.append("No audit is recorded for this night.")
-    if not facts["arrived"]:
-        look.append("No event arrived on this day.")
-    if not facts["quality"] and not planned:
-        look.append("No quality was measured on this night.")
-    missing = [name for name in domains if name not in {row["domain"] for row in facts["written"]}]
-    if night and missing:
-        bad.append(f"No recommendations for {', '.join(missing)}.")
-    for row in facts["transfer"]:
-        if row["domain"] in domains and (row["ntg_served_high"] or 0) < 0:
-            look.append(f"What users of {row['domain']} get is worse than the single-domain view alone.")
-    return [("bad", text) for text in bad] + [("look", text) for text in look]
-
-
-def index_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Row]:
-    """Every night that was published, audited or reported, newest first."""
-    result = connection.execute("select ds, served_version, decision, reason, run_id from nights")
-    nights = {row[0]: row for row in result.fetchall()}
-    took = dict(connection.execute("select (ds, run_id), sum(seconds) from steps group by all").fetchall())
-    audited = {row[0] for row in connection.execute("select distinct ds from audits").fetchall()}
-    pages = {file.stem for file in folder.glob("????-??-??.html")}
-    first = min(nights, default=date.max)
-    audited -= {day for day in audited if day < first and day.isoformat() not in pages}  # the history, no night
-    days = sorted({day.isoformat() for day in (*nights, *audited)} | pages, reverse=True)
-    table = []
-    for day in days:
-        _, version, decision, reason, run_id = nights.get(date.fromisoformat(day), (None,) * 5)
-        published = date.fromisoformat(day) in nights
-        table.append({"day": day, "page": day in pages, "published": published, "version": version})
-        seconds = took.get((date.fromisoformat(day), run_id))
-        table[-1] |= {"decision": decision, "reason": reason, "seconds": seconds}
-    return table

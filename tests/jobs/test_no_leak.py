@@ -25,11 +25,12 @@ from pyiceberg.expressions import EqualTo
 from pyspark.sql import SparkSession
 
 from jobs import command, ingest
+from jobs.account import Account
 from jobs.command import Run
 from jobs.evaluate import gate_rows, quality_rows, transfer_rows
 from jobs.gate_rules import Facts, decide
 from jobs.histories import Histories
-from jobs.ingest_checks import VOLUME_MIN_DAYS, Account, check_volume
+from jobs.ingest_checks import VOLUME_MIN_DAYS, check_volume
 from jobs.landing import find_files
 from jobs.night import Night
 from jobs.readers import read_landing

@@ -16,8 +16,9 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
 from jobs import ingest
+from jobs.account import Account
 from jobs.audit_rules import FIRST_MOMENT, MAX_ID_LENGTH
-from jobs.ingest_checks import Account, check_accounting
+from jobs.ingest_checks import check_accounting
 from jobs.landing import count_lines, find_files
 from jobs.readers import read_landing
 from jobs.schemas import INTERACTIONS

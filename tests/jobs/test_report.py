@@ -115,7 +115,7 @@ def test_a_failed_night_says_at_the_top_what_stopped_it(config: Path) -> None:
     failed = page(config, D31)
     top = failed.text[: failed.text.index("What serves")]
     assert "✗ Not published: users keep the recommendations of 2024-01-30 ." in top
-    assert "no seen item where a domain does not repeat: 5 of 12 rows" in top
+    assert "no seen item where a domain does not repeat: 5 of 12 lists" in top
     assert "✗ broken recommendations" in failed.text
     assert "No recommendations are published for this night." in failed.text
     assert "books ▲ help +0.030" in failed.text, "what was measured before it failed is shown"
@@ -137,24 +137,6 @@ def test_the_arms_of_an_experiment_and_a_candidate_that_was_not_served_are_told(
     text = page(file, D30).text
     assert f"! Experiment wider: the candidate was not served: {reason}." in text
     assert f"candidate – 50.0 % 0 not served: {reason}" in text
-
-
-def test_what_the_gate_warns_of_and_a_rollback_are_said_at_the_top(tmp_path: Path) -> None:
-    file = write_config(tmp_path)
-    settings = load_settings(file)
-    lakehouse = fill(settings)
-    (night,) = (
-        row
-        for row in lakehouse.read_arrow("nights", lakehouse.current_snapshot("nights")).to_pylist()
-        if row["ds"] == D30
-    )
-    put(lakehouse, "nights", D30, [{**night, "decision": "rolled_back", "reason": "rolled back to version 1: bad"}])
-    warning = {"run_id": night["run_id"], "rule": "warning", "domain": "", "outcome": "warning", "ds": D30}
-    put(lakehouse, "gate_checks", D30, [{**warning, "words": "the champion's data are 15 days old"}])
-    assert main(["--config", str(file), "--ds", "2024-01-30"]) == 0
-    text = page(file, D30).text
-    assert "This night was rolled back to version 1: bad." in text
-    assert "Gate: the champion's data are 15 days old." in text
 
 
 def test_the_first_night_has_no_champion_and_no_night_before(config: Path) -> None:

@@ -45,6 +45,8 @@ CONTRASTS = """() => {
   }
   return found;
 }"""
+HINTED = """() => !CSS.supports('container-type: scroll-state') || [...document.querySelectorAll('.scroll')].every(
+  e => (e.scrollWidth > e.clientWidth) === (getComputedStyle(e.querySelector('.sideways')).display !== 'none'))"""
 PAPER = "() => getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
 STOPS = "() => document.querySelectorAll('a[href], summary, .scroll').length"
 FOCUS = """() => {
@@ -125,6 +127,7 @@ def test_on_a_phone_nothing_leaves_the_screen(opened: Any, name: str) -> None:
             assert text["height"] >= 8, "the letters of a figure do not shrink away"
         wide = "e => e.scrollWidth > e.clientWidth && e.tabIndex < 0"
         assert not page.evaluate(f"() => [...document.querySelectorAll('.scroll')].some({wide})")
+        assert page.evaluate(HINTED), "a table that goes on behind the edge says so, no other does"
 
 
 @pytest.mark.parametrize("name", PAGES)

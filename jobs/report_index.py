@@ -1,0 +1,80 @@
+"""The page of all nights: one line each, from the tables, and from each night's page what of it to look at."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import duckdb
+
+from jobs.night_log import BESIDE
+from jobs.report_problems import name_log
+from jobs.step_times import FAILED, NOT_ENDED
+
+Row = dict[str, Any]
+_LOOK = re.compile(r'<meta name="look" content="(\w+) (\d+) ([^"]*)">')
+_BEGINNING = 2000
+"""So many characters of a page hold what _LOOK finds."""
+_REASON = 160
+"""A reason of so many characters still fits a line or two."""
+
+
+def index_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Row]:
+    """Every night that was published, audited or reported, newest first.
+
+    Parameters
+    ----------
+    connection
+        Has the tables by their names.
+    folder
+        The pages of the nights; logs lie beside it.
+    """
+    result = connection.execute("select ds, served_version, decision, reason, run_id from nights")
+    nights = {row[0]: row for row in result.fetchall()}
+    took = dict(connection.execute("select (ds, run_id), sum(seconds) from steps group by all").fetchall())
+    newest = dict(connection.execute("select ds, arg_max(run_id, started_at) from steps group by ds").fetchall())
+    stopped = _stopped(connection)
+    audited = {row[0] for row in connection.execute("select distinct ds from audits").fetchall()}
+    pages = {file.stem for file in folder.glob("????-??-??.html")}
+    first = min(nights, default=date.max)
+    audited -= {day for day in audited if day < first and day.isoformat() not in pages}  # the history, no night
+    days = sorted({day.isoformat() for day in (*nights, *audited)} | pages, reverse=True)
+    table = []
+    for day in days:
+        ds = date.fromisoformat(day)
+        _, version, decision, reason, run_id = nights.get(ds, (None, None, None, None, newest.get(ds)))
+        words = name_log(reason or stopped.get((ds, run_id), ""), folder.parent / "logs", ds, run_id or "")
+        row = {"day": day, "page": day in pages, "published": ds in nights, "version": version}
+        row |= {"decision": decision, "reason": words, "seconds": took.get((ds, run_id))}
+        table.append(row | _to_look_at(folder / f"{day}.html", run_id))
+    return table
+
+
+def _stopped(connection: duckdb.DuckDBPyConnection) -> Mapping[tuple[date, str], str]:
+    """What stopped each run: its last step that did not end well, and that step's own words."""
+    rows = connection.execute(
+        "select ds, run_id, step, outcome, message from steps"
+        " where outcome in ($failed, $not_ended) and step <> $beside order by started_at",
+        {"failed": FAILED, "not_ended": NOT_ENDED, "beside": BESIDE},
+    ).fetchall()
+    found = {}
+    for ds, run_id, step, outcome, message in rows:  # train and evaluate stop no night: the last one did
+        words = f"{step} {'failed' if outcome == FAILED else 'did not end'}" + (f": {message}" if message else "")
+        found[ds, run_id] = textwrap.shorten(words, _REASON, placeholder=" ...")
+    return found
+
+
+def _to_look_at(page: Path, run_id: str | None) -> Row:
+    """How many things the page of a night asks to look at, and how bad the worst is; none of another run's page."""
+    try:
+        with page.open(encoding="utf-8") as text:
+            found = _LOOK.search(text.read(_BEGINNING))
+    except OSError:
+        found = None
+    if not found or found[3] != (run_id or ""):
+        return {"worst": "good", "look": 0}
+    return {"worst": found[1], "look": int(found[2])}
