@@ -52,16 +52,10 @@ class _Record:
     def _refuse(self, name: str, why: str) -> ValueError:
         return ValueError(f"{type(self).__name__}.{name} = {getattr(self, name)!r}: {why}")
 
-    def _whole(self, name: str, low: int, high: int | None = None) -> None:
+    def _whole(self, name: str, low: int) -> None:
         value = getattr(self, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, int)
-            or value < low
-            or (high is not None and value > high)
-        ):
-            span = f"at least {low}" if high is None else f"from {low} to {high}"
-            raise self._refuse(name, f"give a whole number {span}")
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise self._refuse(name, f"give a whole number at least {low}")
 
     def _real(self, name: str, low: float, high: float = math.inf, *, open_low: bool = False) -> None:
         value = getattr(self, name)
@@ -154,7 +148,13 @@ class ModelConfig(_Record):
                 "one expert cannot be divided; for the model without ACMoE give n_cross_experts = 0 and "
                 "stop_gradient = false as well, otherwise at least 2 experts",
             )
-        self._whole("n_cross_experts", 0, self.n_experts)
+        self._whole("n_cross_experts", 0)
+        if self.n_cross_experts > self.n_experts:
+            most = self.n_experts - 1 if self.stop_gradient else self.n_experts
+            raise self._refuse(
+                "n_cross_experts",
+                f"they are among n_experts = {self.n_experts}: give at most {most}, or more n_experts",
+            )
         self._real("dropout", 0.0, 0.95)
         self._real("correction_floor", 0.0, 1.0)
         self._real("correction_momentum", 0.0, 0.9999)
