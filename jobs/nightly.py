@@ -147,7 +147,8 @@ class Launcher:
             page = self.settings.state / "reports" / f"{ds}.html"
             raise JobError(failure_text(ds, end, log, page if page.exists() else None, published=published))
         for step in end.failed:
-            print(f"warning: {step.name} failed, the night was published without it: {step.cause}", flush=True)
+            cause = step.cause.removesuffix("; run it again")
+            print(f"warning: {step.name} failed, the night was published without it: {cause}", flush=True)
             print("         Nothing has to be run again tonight: the next night tries anew.", flush=True)
 
 

@@ -26,7 +26,7 @@ from jobs.night_plan import Plan, landing_days, plan_nights, sample_days, table_
 from jobs.nightly import locked
 from jobs.orchestrator import end_families, logical_date
 from jobs.schemas import TABLES
-from jobs.settings import Sample, Settings
+from jobs.settings import Sample, Settings, load_settings
 
 
 def days(first: int, last: int) -> list[date]:
@@ -215,6 +215,21 @@ def test_the_text_of_a_failed_night_says_what_why_where_and_what_to_do() -> None
         assert part in text
     assert "report: /reports/2024-01-29.html" in text
     assert "report" not in failure_text(date(2024, 1, 29), end, Path("/logs/night.log"))
+
+
+def test_a_night_published_without_a_model_asks_for_nothing_to_be_run_again(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ds = date(2024, 1, 29)
+    end = NightEnd(steps={"train": StepEnd("train", "failed", 1, "killed; run it again")}, succeeded=True)
+    monkeypatch.setattr(nightly, "run_night", lambda *_, **__: end)
+    monkeypatch.setattr(nightly, "table_days", lambda *_: {ds})
+    config = project / "shop.toml"
+    settings = load_settings(config)
+    nightly.Launcher(settings, config, lock=0)._night(ds, Lakehouse(settings))
+    said, then = capsys.readouterr().out.splitlines()
+    assert said == "warning: train failed, the night was published without it: killed"
+    assert "Nothing has to be run again tonight" in then
 
 
 def test_the_text_of_a_night_that_never_began_has_airflows_last_words() -> None:
