@@ -135,7 +135,7 @@ def test_one_expert_for_all_is_the_model_without_acmoe():
             "n_cross_experts = 0",
             "give 1 to n_experts - 1 .2., or .*stop_gradient = false",
         ),
-        ({"n_cross_experts": 4}, "n_cross_experts = 4", "from 0 to 3"),
+        ({"n_cross_experts": 4}, "n_cross_experts = 4", "at most 2, or more n_experts"),
         ({"n_heads": 3}, "n_heads = 3", "channels .8. must be a multiple"),
         ({"max_length": 1}, "max_length = 1", "at least 2"),
         ({"eta": 1.0}, "eta = 1.0", "below 1 or set mim = false"),
