@@ -111,8 +111,9 @@ def test_the_closing_line_counts_the_files(settings: Callable[..., Settings], da
 
 
 def test_a_wrong_option_of_the_model_stops_the_night_before_it_waits(settings: Callable[..., Settings]) -> None:
+    soon = {"timeout_minutes": 0.0001, "poll_seconds": 0.001}
     with pytest.raises(JobError, match="did you mean dropout"):
-        wait_for_landing(run_of(settings(model={"options": {"dropot": 0.2}})))
+        wait_for_landing(run_of(settings(model={"options": {"dropot": 0.2}}, landing=soon)))
 
 
 def test_the_timeout_says_what_is_missing_what_is_there_and_where(
