@@ -405,7 +405,10 @@ def test_families_that_do_not_listen_wait_together_and_are_killed() -> None:
         assert one.stdout and other.stdout
         assert one.stdout.readline() and other.stdout.readline()
         end_families([one.pid, other.pid, 2**22 + 1], patience=1)  # the last: of a process long gone
-        assert not psutil.pid_exists(one.pid) and not psutil.pid_exists(other.pid)
+        alive = [process.pid for process in (one, other) if psutil.pid_exists(process.pid)]
+        one.kill()
+        other.kill()
+    assert not alive
 
 
 def test_an_interrupted_launcher_leaves_no_job_behind(project: Path) -> None:
