@@ -9,6 +9,7 @@ import pytest
 
 from jobs.backfill import AGAIN
 from jobs.report import main
+from jobs.report_index import _to_look_at
 from jobs.settings import load_settings
 from tests.jobs.test_report import Page
 from tests.sql.planted import D29, D30, D31, fill, put, write_config
@@ -129,8 +130,6 @@ def test_the_index_says_what_stopped_a_night_and_where_to_look(odd: Path) -> Non
 def test_the_page_of_another_run_says_nothing_about_the_one_that_published(odd: Path, tmp_path: Path) -> None:
     page = (odd / "2024-02-01.html").read_text(encoding="utf-8")
     assert '<meta name="look" content="' in page[:2000]
-    from jobs.report_index import _to_look_at
-
     copy = tmp_path / "2024-02-01.html"
     copy.write_text(page, encoding="utf-8")
     assert _to_look_at(copy, "scheduled__32")["look"] >= 2
