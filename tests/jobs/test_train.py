@@ -10,7 +10,7 @@ import pytest
 from jobs.errors import JobError, NothingToDo
 from jobs.model_settings import check_options, model_config, training_config
 from jobs.registry import Version
-from jobs.train import check_due, ending, metric_name, usable_champion
+from jobs.train import began, check_due, ending, metric_name, usable_champion
 from syncrec_model import FitResult, ModelConfig, TrainingConfig
 
 DAY = date(2024, 1, 10)
@@ -18,6 +18,10 @@ DAY = date(2024, 1, 10)
 
 def champion(ds: str) -> Version:
     return Version(number="3", run_id="r", tags={"ds": ds})
+
+
+def test_what_training_began_from_is_said_in_words() -> None:
+    assert [began("cold"), began("version 3")] == ["a cold start", "started from version 3"]
 
 
 def test_the_first_night_and_the_next_one_are_due(settings: Any) -> None:
