@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from benchmarks.planted_data import Splits, cut, planted_log, sample_settings
 from benchmarks.planted_variants import VARIANTS
-from jobs.lakehouse import code_version
+from jobs.code_version import code_version
 from jobs.model_settings import model_config, training_config
 from jobs.sample import SAMPLE_VERSION
 from jobs.settings import Settings

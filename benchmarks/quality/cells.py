@@ -21,7 +21,7 @@ import torch
 from benchmarks.quality.attempts import Meter, code_mark, prepare
 from benchmarks.quality.data import PARTS, Array, QualityData
 from benchmarks.quality.protocol import Budget, Fitted, Peer, View
-from jobs.lakehouse import code_version
+from jobs.code_version import code_version
 from syncrec_model.evaluation import mean_tie_ranks
 from syncrec_model.measures import case_values
 

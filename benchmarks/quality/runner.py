@@ -22,7 +22,7 @@ from benchmarks.quality.progress import Progress
 from benchmarks.quality.protocol import Budget, Peer, PeerAbsent, View
 from benchmarks.quality.systems import Row, choose_rivals, systems_of, validation_macro
 from benchmarks.quality.trials import ABSENT, DONE, FAILED, Trial, Trials
-from jobs.lakehouse import code_version
+from jobs.code_version import code_version
 
 
 class Busy(Exception):
