@@ -9,9 +9,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .dropout import Dropout
 from .packing import PackedSequences
+
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+"""Torch's attention kernels but cuDNN's, which torch prefers on Hopper in bf16 and which compiles a plan for every
+shape it has not seen: our rectangles have new ones in nearly every batch (docs/benchmarks/training.md, On a GPU).
+"""
 
 
 class ExpertNorm(nn.Module):
@@ -87,7 +93,8 @@ def attend(qkv_KS: Tensor, n_heads: int, rectangles: tuple[tuple[int, int], ...]
             out_RWC = attention_by_products(qkv_RW)
         else:
             q, k, v = qkv_RW.reshape(len(qkv_RW), width, 3, n_heads, -1).permute(2, 0, 3, 1, 4)
-            out_RWC = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+            with sdpa_kernel(KERNELS):
+                out_RWC = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
         outputs.append(out_RWC.reshape(n_experts, rows * width, channels))
     return torch.cat(outputs, dim=1)
 
