@@ -156,8 +156,9 @@ def test_every_sweep_changes_one_setting_and_reads_the_rows_that_are_there() -> 
         allowed |= {"correction"} if name == "temperature" else {"mim"} if name == "eta" else set()
         assert changed <= allowed and row.users == (value / 100 if name == "users" else 1), row.name
         if not changed and row.users == 1:
-            assert row.name == "default", (name, value)
-    assert chosen["users", 100].name == "default" and chosen["eta", 1].config.mim is False
+            assert row.name == sweeps.WHOLE, (name, value)
+    assert not any(row.outside for row in chosen.values()), "as the paper: the users of the benchmark alone"
+    assert chosen["users", 100].name == sweeps.WHOLE and chosen["eta", 1].config.mim is False
     assert chosen["n_experts", 4] is chosen["n_cross_experts", 2], "one model, one row"
     assert len({id(row) for row in chosen.values()}) == len({row.name for row in chosen.values()})
     for n_experts in (2, 3, 4, 5, 6):
@@ -168,8 +169,8 @@ def test_every_sweep_changes_one_setting_and_reads_the_rows_that_are_there() -> 
 def test_a_default_without_acmoe_changes_no_expert_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     shared = ModelConfig(n_experts=1, n_cross_experts=0, stop_gradient=False)
     monkeypatch.setattr(ModelConfig, "preset", lambda name: shared)
-    chosen = sweeps.rows_of([Ours("default")])
-    assert chosen["channels", 64].name == "default" and chosen["channels", 8].config.n_experts == 1
+    chosen = sweeps.rows_of([Ours(sweeps.WHOLE, outside=False)])
+    assert chosen["channels", 64].name == sweeps.WHOLE and chosen["channels", 8].config.n_experts == 1
     assert chosen["n_experts", 4].name == chosen["n_cross_experts", 2].name == "sweep.n_experts=4"
     assert chosen["n_cross_experts", 1].config.stop_gradient
 
