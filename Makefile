@@ -181,10 +181,10 @@ install_debian() {
     command -v apt-get >/dev/null 2>&1 || return 1
     if [ "$$(id -u)" = 0 ]; then root=''; elif sudo -n true 2>/dev/null; then root='sudo -n'; else return 1; fi
     say "installing $$1 with apt-get ..."
-    $$root apt-get update -qq >/dev/null 2>&1 || :
+    $$root apt-get update -qq >/dev/null 2>&1 9>&- || :
     for package in "$$@"; do
         $$root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$$package" \
-            >/dev/null 2>&1 && return 0
+            >/dev/null 2>&1 9>&- && return 0
     done
     return 1
 }
@@ -227,7 +227,7 @@ pip_install() {
     done
     if ! wait $$pid; then
         grep -i '^error\|no matching\|no space' "$$log" | tail -n 3 >&2
-        fail "pip could not make the $$label environment; its output is in $$log"
+        fail "pip could not make the $$label environment; its output is in $$log. If the same command fails again: rm -rf .venv/$$label first"
     fi
     trap - INT TERM
     say "  $$label: done in $$(($$(date +%s) - begun)) s"
@@ -241,7 +241,7 @@ environment() {
     stamp=$$home/made-from
     if [ -x "$$home/bin/python" ] && [ "$$(cat "$$stamp" 2>/dev/null)" = "$$key" ]; then return 0; fi
     [ -n "$${python:-}" ] || find_python
-    if [ ! -f "$$stamp" ] || [ "$$(sed 's/.* in //' "$$stamp")" != "$$PWD" ]; then
+    if [ ! -x "$$home/bin/python" ] || [ ! -f "$$stamp" ] || [ "$$(sed 's/.* in //' "$$stamp")" != "$$PWD" ]; then
         rm -rf "$$home"
         say "making the $$label environment with $$("$$python" --version) ($$size) ..."
         mkdir -p .venv
@@ -337,6 +337,18 @@ constraints() {
     done
 }
 
+# lock: one set-up at a time in this folder; a second one waits, and then finds that there is nothing to do.
+# Without flock (macOS) nobody waits. What outlives this shell must not inherit 9.
+lock() {
+    command -v flock >/dev/null 2>&1 || return 0
+    mkdir -p .venv
+    exec 9>>.venv/.lock
+    flock -n 9 && return 0
+    say "another make sets up the environments of this folder; waiting for it ..."
+    flock 9
+}
+
+lock
 "$$0"
 endef
 export SETUP

@@ -96,7 +96,9 @@ def _write_fashion(lines: list[bytes], folder: Path) -> None:
 
 def _need(path: Path) -> Path:
     if not path.is_file():
-        raise DataError(f"{path} is absent: give the folder of the real logs with --data")
+        raise DataError(
+            f"{path} is absent: give the folder of the real logs with --data (docs/benchmarks/quality.md, The data)"
+        )
     return path
 
 

@@ -212,18 +212,23 @@ def record_audits(lakehouse: Lakehouse, results: Sequence[AuditResult], ds: date
                     raise
 
 
+NOTHING_PUBLISHED = "audit failed, nothing was published: "
+
+
 def _broken_in_words(result: AuditResult) -> str:
     rows = result.failed is not None and result.checked is not None
     things = audited_things(result.table_name)
-    found = f" by {result.failed:,} of {result.checked:,} {things}" if rows else f": {result.observed}"
-    return f"{result.table_name}: '{result.rule}' broken{found}" + (f" ({result.hint})" if result.hint else "")
+    found = f"{result.failed:,} of {result.checked:,} {things}" if rows else result.observed
+    return f"{result.table_name}: {found}, against the rule '{result.rule}'" + (
+        f" ({result.hint})" if result.hint else ""
+    )
 
 
 def _equal(column: str, value: Any) -> EqualTo:
     return EqualTo(term=column, value=value)
 
 
-def require(results: Sequence[AuditResult], *, staged: Path | None = None) -> None:
+def require(results: Sequence[AuditResult], *, staged: Sequence[Path] = ()) -> None:
     """Stop if a rule was broken.
 
     Raises
@@ -241,8 +246,8 @@ def require(results: Sequence[AuditResult], *, staged: Path | None = None) -> No
         )
         return
     said = "; ".join(map(_broken_in_words, broken))
-    left = f"; staged files left in {staged}" if staged else ""
-    raise AuditFailed(f"audit failed, nothing was published: {said}{left}")
+    left = f"; staged files left in {' and '.join(map(str, staged))}" if staged else ""
+    raise AuditFailed(f"{NOTHING_PUBLISHED}{said}{left}")
 
 
 __all__ = [

@@ -119,7 +119,7 @@ def build(run: Run) -> str:
             words = f"{made.events - came:,} of the night before + {came:,} that arrived"
             accounts.append(_account("n_events of all users", found, made.events, words))
         record_audits(lakehouse, [*accounts, *results], run.ds, run.run_id)
-        require([*accounts, *results], staged=folder)
+        require([*accounts, *results], staged=[folder])
     return _publish(run, lakehouse, night, made, folder)
 
 

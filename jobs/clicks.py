@@ -172,7 +172,7 @@ def _audit(
         impressions = spark.read.schema(IMPRESSIONS.spark_ddl).parquet(*files)
         found = found + run_suite(TABLE, impressions, impressions_suite(run.settings, first, run.ds))
     record_audits(lakehouse, found, run.ds, run.run_id)
-    require(found, staged=Path(files[0].removeprefix("file://")).parent.parent if files else None)
+    require(found, staged=[Path(file.removeprefix("file://")).parent.parent for file in files[:1]])
 
 
 def _refuse_shared(files: Sequence[LandingFile], sources: Sequence[Source]) -> None:

@@ -122,10 +122,11 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
     with locked(settings.state):
         lakehouse = open_lakehouse(settings)
         open_notes = nights_in_progress(lakehouse)
+        unfinished = f"the night of {open_notes[0].parent.name} is not finished" if open_notes else ""
         if open_notes and yes and not even_so:
             raise JobError(
-                f"the night of {open_notes[0].parent.name} is in progress and would write them again: let it end, "
-                "or give --even-so, which makes it begin anew"
+                f"{unfinished} (it works, or was interrupted) and would write them again: let `make nightly` "
+                "end it, or give --even-so, which makes it begin anew"
             )
         work = find_work(settings, people)
         scratch = find_scratch(settings)
@@ -135,7 +136,8 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
             return f"nothing holds them (is the id written as in the landing files?). {MODELS}"
         if not yes:
             hold = "1 place holds" if len(work) == 1 else f"{len(work)} places hold"
-            return f"{hold} them; nothing was removed: --yes removes it. {MODELS}"
+            how = f"{unfinished}: end it first, or --yes --even-so" if unfinished else "--yes removes it"
+            return f"{hold} them; nothing was removed: {how}. {MODELS}"
         for notes in open_notes:
             notes.unlink(missing_ok=True)
         for one in work:

@@ -140,6 +140,7 @@ def check_shares(
             source,
             kind,
             {day: (refused[name, day, kind], rows) for (name, day), rows in read.items() if name == source.name},
+            counts,
             table,
         )
         for source in sources
@@ -148,13 +149,20 @@ def check_shares(
     ]
 
 
-def _check_share(source: Source, kind: str, days: Mapping[date, tuple[int, int]], table: str) -> AuditResult:
+def _check_share(
+    source: Source, kind: str, days: Mapping[date, tuple[int, int]], counts: ReasonCounts, table: str
+) -> AuditResult:
     wrong = sorted(
         day for day, (failed, rows) in days.items() if failed >= MIN_REFUSED and failed > MAX_SHARE * rows
     )
     own = {"clicked": source.clicked, "arm": source.arm or ""} if isinstance(source, ClickSource) else {}
     asked = _HINTS[kind].format(unit=source.time_unit, user=source.user, item=source.item, **own)
     looked_at = wrong or list(days)
+    reasons: Counter[str] = Counter()
+    for (name, day, reason), count in counts.rows.items():
+        if name == source.name and day in wrong and reason and _KINDS.get(reason) == kind:
+            reasons[reason] += count
+    found = "".join(f", {reason} {count:,}" for reason, count in sorted(reasons.items()))
     return AuditResult(
         table_name=table,
         rule=f"at most half of a day's lines of source {source.name} are refused for their {kind}",
@@ -162,7 +170,7 @@ def _check_share(source: Source, kind: str, days: Mapping[date, tuple[int, int]]
         checked=sum(days[day][1] for day in looked_at),
         failed=sum(days[day][0] for day in wrong),
         observed=f"broken on {', '.join(map(str, wrong))}" if wrong else "holds on every day",
-        hint=f"on {days_in_words(wrong[0], wrong[-1])}: {asked}" if wrong else "",
+        hint=f"on {days_in_words(wrong[0], wrong[-1])}{found}: {asked}" if wrong else "",
     )
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from jobs.errors import JobError
 from jobs.settings import Source
 
+NO_MARKER = 'its sender writes it last; without such a sender: [landing] marker = ""'
 MAX_HEADER_BYTES = 1_000_000
 _PACKED = (".bz2", ".zip", ".zst", ".xz", ".lz4", ".snappy", ".deflate", ".7z", ".Z", ".lzo")
 _GZIP = b"\x1f\x8b"
@@ -101,7 +102,7 @@ def find_files(
     for day in days:
         folder = landing / day.isoformat()
         if marker and not (folder / marker).is_file():
-            wrong.append(f"{day} is not complete: it has no marker file {marker}")
+            wrong.append(f"{day} is not complete: it has no marker file {marker} ({NO_MARKER})")
         owners: dict[Path, list[Source]] = {}
         for source in sources:
             files = [file for file in folder.glob(source.files) if file.is_file() and not _hidden(file, folder)]

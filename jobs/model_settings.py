@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from jobs.command import log
 from jobs.errors import JobError
 from jobs.settings import Settings
 
@@ -61,13 +62,17 @@ def training_config(settings: Settings, warm: bool) -> TrainingConfig:
 
 
 def check_options(settings: Settings) -> None:
-    """Refuse what training would refuse. Without options nothing can be wrong that the settings let through.
+    """Refuse what training would refuse, and say it where a project has one domain.
+
+    Without options nothing can be wrong that the settings let through.
 
     Raises
     ------
     JobError
         A value is unknown or contradicts another.
     """
+    if len(settings.domain_names) == 1:
+        log.warning("warning: only [domains.%s]: one domain has no other to learn from", settings.domain_names[0])
     if settings.model.options or settings.training.options:
         model_config(settings)
         training_config(settings, warm=False)

@@ -1,6 +1,6 @@
 """Ask the tables in SQL: runs a file, or opens a prompt.
 
-Every table and every view of sql/views is there by its name; nothing can be changed from here. FILE.sql is a path,
+Every table and every view of sql/views is there by its name; no row can be changed from here. FILE.sql is a path,
 or the name of a ready query of sql/queries, e.g. ntg_by_day. Without a file: a prompt (or lines from a pipe).
 """
 
@@ -121,7 +121,8 @@ def find_query(name: str) -> Path:
     for file in (Path(name), SQL / "queries" / name, SQL / "queries" / f"{name}.sql"):
         if file.is_file():
             return file
-    raise JobError(f"no query '{name}'; ready are: {', '.join(file.stem for file in sql_files('queries'))}")
+    own = "; for a statement of your own: the prompt, or pipe it in" if " " in name else ""
+    raise JobError(f"no query '{name}'; ready are: {', '.join(file.stem for file in sql_files('queries'))}{own}")
 
 
 def open_lakehouse(settings: Settings) -> Lakehouse:
@@ -213,7 +214,7 @@ def _print_fitting(rows: duckdb.DuckDBPyRelation, most: int, width: int | None) 
             break
     print(text, end="")
     if shown < len(names):
-        print(f"no room for {', '.join(names[shown:])}: select fewer columns, or widen the terminal\n")
+        print(f"no room for {', '.join(names[shown:])}: select fewer columns, widen the terminal, or | less -S\n")
 
 
 def _statements(text: str) -> list[str]:
@@ -268,6 +269,8 @@ def _command(ask: Ask, line: str, most: int) -> bool:
             print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
             return False
     else:
+        if word != ".help":
+            print(f"error: there is no command {word}:", file=sys.stderr, flush=True)
         print(HELP)
         return word == ".help"
     return True
@@ -293,7 +296,7 @@ def prompt(ask: Ask, most: int) -> int:
             continue
         if not text and line.startswith("."):
             if line.strip() in (".quit", ".exit"):
-                return int(failed)
+                return int(failed and not person)
             failed |= not _command(ask, line.strip(), most)
             continue
         text = f"{text}{line}\n" if text or line.strip() else ""

@@ -11,6 +11,7 @@ from typing import Any
 
 import duckdb
 
+from jobs.audits import NOTHING_PUBLISHED
 from jobs.night_log import BESIDE
 from jobs.report_problems import name_log
 from jobs.step_times import FAILED, NOT_ENDED
@@ -19,8 +20,8 @@ Row = dict[str, Any]
 _LOOK = re.compile(r'<meta name="look" content="(\w+) (\d+) ([^"]*)">')
 _BEGINNING = 2000
 """So many characters of a page hold what _LOOK finds."""
-_REASON = 160
-"""A reason of so many characters still fits a line or two."""
+_REASON = 240
+"""A reason of so many characters still fits two or three lines, and holds the question at an audit's end."""
 
 
 def index_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Row]:
@@ -63,7 +64,8 @@ def _stopped(connection: duckdb.DuckDBPyConnection) -> Mapping[tuple[date, str],
     ).fetchall()
     found = {}
     for ds, run_id, step, outcome, message in rows:  # train and evaluate stop no night: the last one did
-        words = f"{step} {'failed' if outcome == FAILED else 'did not end'}" + (f": {message}" if message else "")
+        why = message.removeprefix(NOTHING_PUBLISHED)
+        words = f"{step} {'failed' if outcome == FAILED else 'did not end'}" + (f": {why}" if why else "")
         found[ds, run_id] = textwrap.shorten(words, _REASON, placeholder=" ...")
     return found
 

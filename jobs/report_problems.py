@@ -42,10 +42,13 @@ def problems(facts: Mapping[str, Any], domains: Sequence[str]) -> list[tuple[str
 
 def _of_audits(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     night = facts["night"]
+    told = " ".join(step["message"] or "" for step in facts["steps"] if step["outcome"] == FAILED)
     for audit in (row for row in (*facts["audits"], *facts["stopped"]) if not row["success"]):
+        if audit["newest"] and f"'{audit['rule']}'" in told:  # the step says it, and what to ask oneself
+            continue
         things = audited_things(audit["table_name"])
         count = f"{audit['failed']:,} of {audit['checked']:,} {things}" if audit["checked"] else audit["observed"]
-        sentence = f"Audit of {audit['table_name']} failed: {audit['rule']}: {count}."
+        sentence = f"Audit of {audit['table_name']} failed: {count}, against the rule “{audit['rule']}”."
         if not audit["newest"] or (night and audit["run_id"] != night["run_id"]):
             yield "look", f"Another run of this day, {audit['run_id']}, was stopped. {sentence}"
         else:

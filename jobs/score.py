@@ -115,7 +115,7 @@ def _stage_audited(
     rules = recommendations_suite(vocabulary.domains, task.top_n, versions, serving.split)
     results = run_suite(RECOMMENDATIONS.name, lists, rules)
     record_audits(lakehouse, results, run.ds, night.run_id)
-    require(results, staged=folder)
+    require(results, staged=[folder])
     return made, basis
 
 

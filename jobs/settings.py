@@ -434,11 +434,14 @@ def _in_words(found: dict[str, Any], values: dict[str, Any]) -> str:
     place = ".".join(str(part) for part in found["loc"]) or "file"
     source = _source_of(found["loc"], values)
     if found["type"] != "extra_forbidden":
-        return f"{place}{source}: {found['msg']}"
+        said = "is missing" if found["type"] == "missing" else found["msg"].removeprefix("Value error, ")
+        named = source and said.startswith(source.strip(" ()"))
+        return said if place == "file" else f"{place}{'' if named else source}: {said}"
     if place in RETIRED:
         return f"{place}: there is no such setting any more: {RETIRED[place]}"
     name = str(found["loc"][-1])
-    meant = get_close_matches(name, _NAMES, n=1)
+    known = [*Settings.model_fields] if len(found["loc"]) == 1 else _NAMES
+    meant = get_close_matches(name, [other for other in known if other != name], n=1)
     return f"{place}{source}: there is no setting '{name}'" + (f": did you mean {meant[0]}?" if meant else "")
 
 
@@ -476,7 +479,8 @@ def load_settings(path: str | Path | None = None) -> Settings:
             f"no configuration file {file}: give CONFIG=PATH to make, --config PATH to a job, or set SYNCREC_CONFIG"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise JobError(f"{file} is not valid TOML: {error}") from None
+        hint = "; a day is written 2024-03-01, text in quotes" if isinstance(error, tomllib.TOMLDecodeError) else ""
+        raise JobError(f"{file} is not valid TOML: {error}{hint}") from None
     try:
         settings = Settings(**values)
     except SettingsError as error:  # a variable that should hold JSON

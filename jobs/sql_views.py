@@ -28,7 +28,7 @@ SPARK_NAMES = (
 )
 _NO_NIGHT = (
     "select date '1970-01-01' as ds, date '1970-01-01' as base_ds, 1 as max_length, {list_of}('') as domains, "
-    "0 as valid_start, 0 as test_start, 0 as cutoff where false"
+    "cast(0 as bigint) as valid_start, cast(0 as bigint) as test_start, cast(0 as bigint) as cutoff where false"
 )
 
 
@@ -152,6 +152,6 @@ def sequences_night(lakehouse: Lakehouse, list_of: str, snapshot: int | None) ->
     domains = ", ".join(f"'{name}'" for name in shape["domains"])
     return (
         f"select date '{ds}' as ds, date '{night.base_ds}' as base_ds, {shape['max_length']} as max_length, "
-        f"{list_of}({domains}) as domains, {micros(valid.start)} as valid_start, "
-        f"{micros(test.start)} as test_start, {micros(serve.cut)} as cutoff"
+        f"{list_of}({domains}) as domains, cast({micros(valid.start)} as bigint) as valid_start, "
+        f"cast({micros(test.start)} as bigint) as test_start, cast({micros(serve.cut)} as bigint) as cutoff"
     )

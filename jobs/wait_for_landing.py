@@ -15,6 +15,7 @@ from pathlib import Path
 
 from jobs.command import Run, log, run_job
 from jobs.errors import JobError
+from jobs.landing import NO_MARKER
 from jobs.model_settings import check_options
 from jobs.settings import Landing, Source
 
@@ -35,7 +36,7 @@ def missing(folder: Path, landing: Landing, sources: Sequence[Source]) -> list[s
     ]
     if landing.marker:
         if not (folder / landing.marker).is_file():
-            lacks.append(f"the marker file {landing.marker}")
+            lacks.append(f"the marker file {landing.marker} ({NO_MARKER})")
     elif not lacks:
         lacks = _unsettled(folder, sources, landing.poll_seconds)
     return lacks

@@ -51,13 +51,13 @@ class EpochReport:
         """Return the epoch in one line for a log."""
         gaps = " ".join(f"{domain} {figures['ntg_loss']:+.3f}" for domain, figures in self.domains.items())
         said = [f"epoch {self.epoch}", f"loss {self.totals['loss']:.3f}", self.quality()]
-        return ", ".join(filter(None, [*said, f"ntg of the losses {gaps}"]))
+        return ", ".join(filter(None, [*said, f"ntg of the loss {gaps}"]))
 
     def quality(self) -> str:
         """Return validation in a few words: macro mean and minimum over domains; nothing without cases."""
         if CHOSEN_BY not in self.totals:
             return ""
-        return f"ndcg@10 {self.totals[CHOSEN_BY]:.4f} (min {self.totals['min.blend.ndcg@10']:.4f})"
+        return f"ndcg@10 {self.totals[CHOSEN_BY]:.4f} (worst domain {self.totals['min.blend.ndcg@10']:.4f})"
 
 
 class EpochSums:

@@ -10,6 +10,7 @@ Shapes: E events, U users, M cases, D domains, V_d items of a domain, S sampled 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -179,7 +180,11 @@ def load_a5(data: Path = DATA, *, split: str = "leave-one-out", users: int | Non
     """
     path = data / "interactions.parquet"
     if not path.is_file():
-        raise DataAbsent(f"{path} is absent: give the folder of the real logs with DATA=")
+        raise DataAbsent(
+            f"{path} is absent: give the folder of the real logs with DATA=; "
+            "docs/benchmarks/quality.md, The data, says what they are"
+        )
+    print(f"reading {path} ...", file=sys.stderr, flush=True)
     columns = ["user_id", "item_id", "domain", "ts"]
     everything = pq.read_table(path, columns=columns)
     core = five_core(everything).to_pandas()

@@ -5,8 +5,8 @@
     make bench-sweep REPORT=1                 # train nothing: the tables of what is there
 
 Every value is trained on the benchmark's users alone, as the paper's are: with everybody a sweep would take days.
-Cells lie where those of `make bench-quality QUICK=1` lie, and a value that is a row of that benchmark (the default's
-own is `default.own-users`) reads that row's cells. How to read the tables: docs/benchmarks/quality-sweeps.md.
+Cells lie where those of `make bench-quality QUICK=1` lie; a value that is a row of that benchmark, as the
+default's own is (default.own-users), reads that row's cells. More: docs/benchmarks/quality-sweeps.md.
 """
 
 from __future__ import annotations

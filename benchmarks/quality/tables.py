@@ -69,12 +69,18 @@ def short(domain: str) -> str:
 
 
 def ranked(figures: Figures) -> list[SystemFigures]:
-    """Return the systems by kind, the best on test first in each."""
+    """Return the systems by kind, the best on test first; no view twice that is the row itself."""
 
     def place(line: SystemFigures) -> tuple[int, float]:
         return KINDS.index(line.kind), -line.test[METRIC]["macro"]
 
-    return sorted(figures.systems.values(), key=place)
+    rows = {line.row: line for line in figures.systems.values() if line.name == line.row}
+    shown = [
+        line
+        for line in figures.systems.values()
+        if line.name == line.row or line.row not in rows or line.test != rows[line.row].test
+    ]
+    return sorted(shown, key=place)
 
 
 def quality_table(lines: Sequence[SystemFigures], domains: Sequence[str]) -> str:

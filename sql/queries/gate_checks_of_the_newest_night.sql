@@ -25,12 +25,12 @@ final as (
         all_checks.outcome,
         all_checks.rule,
         all_checks.domain,
-        all_checks.value,
-        all_checks.rival_value,
-        all_checks.low,
-        all_checks.high,
-        all_checks.cases,
-        all_checks.words
+        all_checks.words,
+        round(all_checks.value, 4) as value,
+        round(all_checks.rival_value, 4) as rival_value,
+        round(all_checks.low, 4) as low,
+        round(all_checks.high, 4) as high,
+        all_checks.cases
     from all_checks
     inner join newest on all_checks.ds = newest.ds
 )

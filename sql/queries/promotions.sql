@@ -12,9 +12,9 @@ final as (
         ds,
         decision,
         served_version,
+        reason,
         champion_before,
         challenger,
-        reason,
         code_version
     from published_nights
 )

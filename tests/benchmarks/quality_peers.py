@@ -71,7 +71,13 @@ class Planted(Peer):
             return scores.astype(np.float32)
 
         chosen = {"ntg_by_epoch": {d: [0.01 * seed, 0.02, 0.03] for d in DOMAINS}} if self.name == "default" else {}
-        return Fitted({name: View(score) for name in values["views"]}, 10, 1.5, chosen, ["planted"])
+
+        def other(part: str, index: Array) -> Array:  # of every third case the scores are turned round
+            scores = score(part, index)
+            return np.where(index[:, None] % 3 == 0, -scores, scores)
+
+        views = {name: View(other if name == "cross" else score) for name in values["views"]}
+        return Fitted(views, 10, 1.5, chosen, ["planted"])
 
 
 def lines(file: Path) -> list[str]:

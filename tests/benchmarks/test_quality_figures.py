@@ -128,7 +128,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
     peers = [
         Planted(calls, "popularity", "trivial", valid=(0.1, 0.4), test=(0.2, 0.3), seeded=False),
         Planted(calls, "sasrec", "single-domain", {"dropout": 0.2}, {"dropout": 0.5}, valid=(0.4, 0.1), test=0.3),
-        Planted(calls, "mixed", "multi-domain", valid=0.5, test=0.25, spread=0.05, views=("", "cross")),
+        Planted(calls, "mixed", "multi-domain", valid=0.5, test=0.25, spread=0.05, views=("", "cross", "blend")),
         Planted(calls, "released", "multi-domain", absent=True),
         Planted(calls, "ensemble.equipped", "ensemble", valid=0.4, test=0.4),
         Planted(calls, "broken", "multi-domain", crash="always"),
@@ -167,6 +167,7 @@ def test_tables_show_every_row_every_trial_and_mark_the_sampled_protocol(rows: d
     figures = summarise(rows, DATA, n_resamples=50)
     text = report(figures, rows)
     assert "| mixed.cross" in text and "| popularity" in text
+    assert "mixed.blend" not in text, "it is the row itself"
     assert "its library is not installed" in text and "the loss is not finite" in text
     assert "The papers' 100-negative protocol: not a measure of quality" in text
     transfer = text.split("**RQ2")[1].split("**")[1]

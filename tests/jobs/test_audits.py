@@ -105,9 +105,10 @@ def test_each_broken_rule_of_interactions_is_named_and_counted(spark: SparkSessi
         "(user_id, item_id, domain, ts) is unique": 2,
     }
     with pytest.raises(
-        AuditFailed, match=r"interactions: 'user_id is never null' broken by 1 of 8 rows.*/staged/x"
+        AuditFailed,
+        match=r"interactions: 1 of 8 rows, against the rule 'user_id is never null'.*/staged/x and /staged/y",
     ):
-        require(results, staged=Path("/staged/x"))
+        require(results, staged=[Path("/staged/x"), Path("/staged/y")])
 
 
 def test_an_audit_of_recommendations_counts_lists(caplog: pytest.LogCaptureFixture) -> None:
@@ -115,7 +116,7 @@ def test_an_audit_of_recommendations_counts_lists(caplog: pytest.LogCaptureFixtu
     with caplog.at_level("INFO", logger="syncrec"):
         require([whole])
     assert caplog.messages == ["audit of recommendations: 1 rules hold, 14,740 lists checked"]
-    with pytest.raises(AuditFailed, match="'r' broken by 5 of 14,740 lists"):
+    with pytest.raises(AuditFailed, match="5 of 14,740 lists, against the rule 'r'"):
         require([replace(whole, success=False, failed=5)])
 
 

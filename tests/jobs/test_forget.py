@@ -319,7 +319,9 @@ def test_a_night_in_progress_stops_it_and_may_be_made_to_begin_anew(
     notes.parent.mkdir(parents=True)
     notes.write_text(json.dumps({"run_id": "r", "snapshots": {}}))
     assert command(project, "--user-id", "ann", "--yes") == 1
-    assert "the night of 2024-02-01 is in progress" in capsys.readouterr().err
+    assert "the night of 2024-02-01 is not finished" in capsys.readouterr().err
+    assert command(project, "--user-id", "ann") == 0
+    assert "the night of 2024-02-01 is not finished: end it first, or --yes --even-so" in capsys.readouterr().out
     assert command(project, "--user-id", "nobody-at-all", "--yes", "--even-so") == 0
     assert not notes.exists()
 

@@ -220,7 +220,8 @@ def test_bootstrap_equals_day_by_day_and_a_rerun_replaces_its_day_only(
     assert daily.ingest(D3) == 1
     error = capsys.readouterr().err.strip()
     assert error.count("\n") == 0
-    assert "refused for their time' broken by 20 of 21 rows (on 2024-01-03: is time_unit = 's' right?)" in error
+    assert "interactions: 20 of 21 rows, against the rule" in error
+    assert "refused for their time' (on 2024-01-03, future_time 20: is time_unit = 's' right?)" in error
     assert "staged files left in" in error
     assert daily.tables() == after
 

@@ -129,7 +129,7 @@ def test_a_day_of_clicks_with_everything_wrong(
     project.land(D3, *[f"ann,books,b,{at(D3, n)},perhaps," for n in range(12)])
     assert main(["--ds", D3.isoformat()]) == 1
     error = capsys.readouterr().err
-    assert "refused for their clicks' broken by 12 of 12 rows" in error and "clicked = 'hit'" in error
+    assert "12 of 12 rows, against the rule" in error and "clicked = 'hit'" in error
     assert project.rows("impressions", "user_id", "clicked") == [("ann", False)], "nothing was published"
 
 

@@ -101,6 +101,14 @@ MISTAKES: dict[str, Mistake] = {
     "a section that is misspelt": (
         edited("[night]", "[trainig]\nepochs = 3\n[night]"), nightly.main, [], "did you mean training",
     ),
+    "a section of another level": (
+        edited("[domains.books]", "[domain.books]"), nightly.main, [],
+        r"domain: there is no setting 'domain': did you mean domains\?",
+    ),
+    "a day that TOML does not read": (
+        edited("[night]", "[night]\nbootstrap_through = 2025-4-9\n[other]"), nightly.main, [],
+        "is not valid TOML: .*a day is written 2024-03-01",
+    ),
     "a value of the wrong kind": (
         edited("[night]", "[training]\nepochs = 'ten'\n[night]"), nightly.main, [], "training.epochs: .*integer",
     ),

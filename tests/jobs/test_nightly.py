@@ -251,7 +251,9 @@ def test_ntg_is_the_challengers_where_there_is_one_and_marks_what_is_clear() -> 
         row("books", "challenger", 7.0, 6.0, 8.0) | {"metric": "ntg_loss"},
     ]
     text = ntg_text(rows, ("books", "toys", "coupons", "games", "absent"))
-    assert text.startswith("books +0.032*, toys -0.500*, coupons +0.100, games +0.000   (NDCG@10; above 0")
+    assert text.startswith(
+        "books +0.032*, toys -0.500*, coupons +0.100, games +0.000   (NDCG@10, cross view less single; * clear"
+    )
     assert ntg_text([], ("books",)) == "not measured tonight"
 
 

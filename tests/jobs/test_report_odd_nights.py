@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from jobs.audits import NOTHING_PUBLISHED
 from jobs.backfill import AGAIN
 from jobs.report import main
 from jobs.report_index import _to_look_at
@@ -14,7 +15,9 @@ from jobs.settings import load_settings
 from tests.jobs.test_report import Page
 from tests.sql.planted import D29, D30, D31, fill, put, write_config
 
-FEB1 = date(2024, 2, 1)
+FEB1, FEB2 = date(2024, 2, 1), date(2024, 2, 2)
+RULE = "at most half of a day's lines of source games are refused for their time"
+STOPPED = f"interactions: 96 of 96 rows, against the rule '{RULE}' (on 2024-02-02: is time_unit = 's' right?)"
 AUDIT = {"table_name": "interactions", "success": True, "failed": 0}
 ACCOUNT = "lines read = events + rejected lines + duplicates"
 NO_TEXT = "2024-01-31/toys.csv (source 'toys'): the header line is not UTF-8 text"
@@ -58,6 +61,8 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
         steps=[step("run-30", "ingest", "done"), step("backfill__30", "ingest", "done", hour=2)],
     )
     day(D31, steps=[step("manual__31", "ingest", "failed", f"{NO_TEXT}; the log says more")])
+    broken = audit("manual__feb2", RULE, "broken on 2024-02-02", 96) | {"success": False, "failed": 96}
+    day(FEB2, audits=[broken], steps=[step("manual__feb2", "ingest", "failed", f"{NOTHING_PUBLISHED}{STOPPED}")])
     (settings.state / "logs").mkdir()
     (settings.state / "logs" / "night-2024-01-31.log").touch()
     fails = step("scheduled__32", "train", "failed", "ValueError; the log says more", hour=2)
@@ -67,7 +72,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
         audits=[audit("scheduled__32", ACCOUNT, "1,090 = 0 + 0 + 1,090", 1090)],
         steps=[step("scheduled__32", "ingest", "done"), fails],
     )
-    for ds in (D29, D30, D31, FEB1):
+    for ds in (D29, D30, D31, FEB1, FEB2):
         assert main(["--config", str(config), "--ds", ds.isoformat()]) == 0
     return settings.state / "reports"
 
@@ -92,6 +97,13 @@ def test_a_night_whose_ingest_failed_does_not_say_that_nothing_arrived(odd: Path
     assert "users keep the recommendations of 2024-01-30" in top(page)
 
 
+def test_what_stopped_a_night_is_said_once_and_the_index_keeps_the_question_at_its_end(odd: Path) -> None:
+    page = Page(odd / "2024-02-02.html")
+    assert f"✗ Step ingest failed: {NOTHING_PUBLISHED}{STOPPED}." in top(page)
+    assert top(page).count(RULE) == 1, "its audit says no more than the step"
+    assert f"2024-02-02 ✗ not published – – ingest failed: {STOPPED}" in Page(odd / "index.html").text
+
+
 def test_a_day_that_came_twice_is_no_empty_day(odd: Path) -> None:
     page = Page(odd / "2024-02-01.html")
     again = "1,090 lines came, all of them duplicates of earlier days: was a day delivered again?"
@@ -106,7 +118,10 @@ def test_a_night_run_again_says_when_its_figures_were_measured_and_counts_one_ru
     assert first in part(page, "transfer") and first in part(page, "quality")
     assert "tonight" not in part(page, "transfer")
     assert "2 rules were checked" in page.text and "interactions: 2 rules held" in page.text
-    assert "! Another run of this day, run-30, was stopped. Audit of interactions failed: broken then" in top(page)
+    assert (
+        "! Another run of this day, run-30, was stopped. Audit of interactions failed: 1 of 3 rows, against the"
+        in top(page)
+    )
     assert "worse than the single-domain view" not in top(page), "that version serves nobody"
 
 
@@ -123,7 +138,7 @@ def test_the_index_says_what_stopped_a_night_and_where_to_look(odd: Path) -> Non
     count = len(re.findall(r"<li><span class=.(?:look|bad).>", Page(odd / "2024-02-01.html").html))
     assert count >= 2 and f"published, {count} to look at" in index.text
     assert "2024-01-29 ↩ rolled back" in index.text
-    hidden = index.html[index.html.index("not published") :]
+    hidden = index.html[index.html.index(">2024-01-31<") :]
     assert hidden.count(' class="empty"') == 1 and 'class="version empty"' in hidden, "no labels without a value"
 
 

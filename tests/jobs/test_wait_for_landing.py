@@ -14,6 +14,7 @@ import pytest
 
 from jobs.command import Run
 from jobs.errors import JobError
+from jobs.landing import NO_MARKER
 from jobs.settings import Settings
 from jobs.wait_for_landing import missing, wait, wait_for_landing
 
@@ -46,7 +47,7 @@ def old(file: Path) -> None:
 
 
 def test_a_day_is_complete_with_its_marker(settings: Callable[..., Settings], day: Path) -> None:
-    assert lacks(settings()) == ["the marker file _SUCCESS"]
+    assert lacks(settings()) == [f"the marker file _SUCCESS ({NO_MARKER})"]
     (day / "_SUCCESS").touch()
     assert lacks(settings()) == []
 
