@@ -72,7 +72,7 @@ class Planted(Peer):
 
         chosen = {"ntg_by_epoch": {d: [0.01 * seed, 0.02, 0.03] for d in DOMAINS}} if self.name == "default" else {}
 
-        def other(part: str, index: Array) -> Array:  # of every third case the scores are turned round
+        def other(part: str, index: np.ndarray) -> np.ndarray:  # of every third case the scores are turned round
             scores = score(part, index)
             return np.where(index[:, None] % 3 == 0, -scores, scores)
 
