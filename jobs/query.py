@@ -13,6 +13,7 @@ import io
 import os
 import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from pathlib import Path
@@ -324,6 +325,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         text = find_query(parsed.file).read_text(encoding="utf-8") if parsed.file else None
         most = max(MOST_ROWS, parsed.rows)
+        if text and sys.stdout.isatty() and find_query(parsed.file).resolve().parent == SQL / "queries":
+            header = header_of(text)
+            print(f"{header.title}\n{textwrap.fill(header.words, shutil.get_terminal_size().columns)}")
         with _open(load_settings(parsed.config), parsed.engine, parsed.as_of, most) as ask:
             code = prompt(ask, parsed.rows) if text is None else int(not _one_answer(ask, text, parsed.rows))
             sys.stdout.flush()

@@ -139,6 +139,8 @@ class StudyResult:
     def notes(self) -> list[str]:
         """Return the sentences that a reader of the figures should know."""
         notes = [*self.data.notes, *dict.fromkeys(note for run in self.runs for note in run.notes)]
+        if self.preset == "paper":
+            notes.append("This preset is judged by its cross column: the paper knows no view that is chosen.")
         if len(self.runs) > 1:
             code_M = self.data.domain_E[self.data.cases("test")]
             per_seed = []

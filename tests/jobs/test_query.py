@@ -101,6 +101,19 @@ def test_a_narrow_terminal_shows_the_leading_columns_and_names_the_others(
     assert lines[-2].startswith("no room for column 3, column 4, ") and lines[-2].count("column ") == 9
 
 
+def test_a_ready_query_says_its_question_to_a_person_and_not_into_a_pipe(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    question = "Which version served each night, and why was the challenger promoted or refused?"
+    assert main(["--config", str(config), "sql/queries/promotions.sql"]) == 0
+    assert question not in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["--config", str(config), "sql/queries/promotions.sql"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == question and lines[1].startswith("How to read: ") and max(map(len, lines[1:4])) <= 80
+
+
 def test_before_the_first_night_it_says_so_and_creates_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
