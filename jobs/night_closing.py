@@ -72,10 +72,7 @@ def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str]) -> str:
             told.append(f"{domain} {row['value']:+.3f}{'*' if clear else ''}")
     if not told:
         return "not measured tonight"
-    return (
-        ", ".join(told)
-        + "   (NDCG@10, cross view less single; * clear at 95 %; users get the view that validation chose)"
-    )
+    return ", ".join(told) + "   (NDCG@10, cross view less single; * clear; validation chose what is served)"
 
 
 def failure_text(ds: date, end: NightEnd, log: Path, page: Path | None = None, *, published: bool = False) -> str:

@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import importlib.util
 import io
+import itertools
 import os
 import shutil
 import sys
@@ -48,6 +49,8 @@ NO_NIGHT = "no night has run yet: make nightly"
 MOST_ROWS = 10_000
 _ANSWER = "__answer"
 _WIDE = 1_000_000
+_CUTS = (48, 32)
+"""Texts are cut to so many characters where a table is too wide for the terminal."""
 HELP = """\
 end a statement with ;   e.g. select * from latest_night;   or   describe nights;
 .tables        the tables and views, and what one row of each is
@@ -204,18 +207,33 @@ def _show(rows: duckdb.DuckDBPyRelation | None, most: int) -> None:
 
 
 def _print_fitting(rows: duckdb.DuckDBPyRelation, most: int, width: int | None) -> None:
-    """Print the leading columns that fit, and name the others. DuckDB would leave out those in the middle."""
+    """Print as many leading columns as fit, long texts cut where that makes room, and name the others.
+
+    DuckDB would leave out those in the middle.
+    """
     names = rows.columns
-    for shown in range(len(names), 0, -1):
-        kept = rows.project(", ".join('"' + name.replace('"', '""') + '"' for name in names[:shown]))
+    for shown, longest in itertools.product(range(len(names), 0, -1), (None, *_CUTS)):
+        columns = zip(names[:shown], rows.types, strict=False)
+        kept = rows.project(", ".join(_column(name, str(kind), longest) for name, kind in columns))
         with contextlib.redirect_stdout(io.StringIO()) as drawn:
             kept.show(max_rows=most, max_width=_WIDE)
         text = drawn.getvalue()
-        if width is None or shown == 1 or len(text.partition("\n")[0]) <= width:
+        if width is None or (shown, longest) == (1, _CUTS[-1]) or len(text.partition("\n")[0]) <= width:
             break
     print(text, end="")
-    if shown < len(names):
-        print(f"no room for {', '.join(names[shown:])}: select fewer columns, widen the terminal, or | less -S\n")
+    told = [f"no room for {', '.join(names[shown:])}"] if shown < len(names) else []
+    told += ["long texts are cut"] if longest else []
+    if told:
+        print(f"{'; '.join(told)}: select fewer columns, widen the terminal, or | less -S\n")
+
+
+def _column(name: str, kind: str, longest: int | None) -> str:
+    """A column in SQL, its texts cut to `longest` characters."""
+    quoted_name = '"' + name.replace('"', '""') + '"'
+    if kind != "VARCHAR" or longest is None:
+        return quoted_name
+    cut = f"left({quoted_name}, {longest - 1}) || '…'"
+    return f"case when length({quoted_name}) > {longest} then {cut} else {quoted_name} end as {quoted_name}"
 
 
 def _statements(text: str) -> list[str]:

@@ -15,7 +15,6 @@ newest as (
 
 final as (
     select
-        all_checks.ds,
         case all_checks.outcome
             when 'objection' then 1
             when 'warning' then 2
@@ -30,7 +29,8 @@ final as (
         round(all_checks.rival_value, 4) as rival_value,
         round(all_checks.low, 4) as low,
         round(all_checks.high, 4) as high,
-        all_checks.cases
+        all_checks.cases,
+        all_checks.ds
     from all_checks
     inner join newest on all_checks.ds = newest.ds
 )

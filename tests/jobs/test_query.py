@@ -101,6 +101,27 @@ def test_a_narrow_terminal_shows_the_leading_columns_and_names_the_others(
     assert lines[-2].startswith("no room for column 3, column 4, ") and lines[-2].count("column ") == 9
 
 
+def test_long_texts_are_cut_where_that_makes_room_for_a_column(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = tmp_path / "long.sql"
+    query.write_text(
+        f"select 'why {'x' * 60}' as reason, repeat('ä', 48) as \"a \"\"b\", 12345678901 as n, null as nothing"
+    )
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "140")
+    assert main(["--config", str(config), str(query)]) == 0
+    whole = capsys.readouterr().out
+    assert "x" * 43 + "…" in whole and "x" * 44 not in whole and "ä" * 48 in whole and "12345678901" in whole
+    assert (
+        "long texts are cut: select fewer columns, widen the terminal, or | less -S" in whole
+        and "no room" not in whole
+    )
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["--config", str(config), str(query)]) == 0
+    assert "are cut" not in capsys.readouterr().out
+
+
 def test_a_ready_query_says_its_question_to_a_person_and_not_into_a_pipe(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
