@@ -28,7 +28,7 @@ from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.landing import LandingFile, csv_header, find_files
 from jobs.machine_errors import machine_trouble
-from jobs.model_settings import training_config
+from jobs.model_settings import check_options, training_config
 from jobs.readers import _parquet_types
 from jobs.settings import load_settings
 from jobs.spark import find_java
@@ -126,6 +126,9 @@ MISTAKES: dict[str, Mistake] = {
         r"2024-01-02 to 2024-01-20\) are history, be an earlier day",
     ),
     "a query before the first night": (nothing, query.main, ["promotions"], "no night has run yet: make nightly"),
+    "a statement where a query's name belongs": (
+        nothing, query.main, ["select 1"], "no query 'select 1'; .*for a statement of your own: the prompt",
+    ),
     "a query of an unknown name": (nothing, query.main, ["ntg"], "no query 'ntg'; ready are: .*ntg_by_day"),
     "analytics before the first night": (nothing, analytics.main, [], "no night has run yet: make nightly"),
     "forgetting before the first night": (nothing, forget.main, ["--user-id", "ann"], "no night has run yet"),
@@ -147,9 +150,24 @@ def test_a_mistake_is_answered_in_a_line_that_says_what_to_do(
     text = printed.err if code else printed.out
     lines = [line for line in text.splitlines() if "INFO" not in line]
     assert code == (0 if name == "all days are history" else 1)
-    assert "Traceback" not in text
+    assert "Traceback" not in text and "Value error" not in text
     assert len(lines) <= 2, lines
     assert re.search(said, text), text
+
+
+def test_a_number_of_nights_that_is_none_is_said_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        nightly.main(["--nights", "abc"])
+    assert "argument --nights: 'abc' is no whole number from 1 on" in capsys.readouterr().err
+
+
+def test_a_project_of_one_domain_is_warned_before_its_night(home: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="syncrec"):
+        check_options(load_settings())
+        assert not caplog.messages
+        edited("[domains.toys]\n", "")(home)
+        check_options(load_settings())
+    assert caplog.messages == ["warning: only [domains.books]: one domain has no other to learn from"]
 
 
 # --- files ----------------------------------------------------------------------------------------------

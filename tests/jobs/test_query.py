@@ -176,6 +176,19 @@ def test_the_prompt_reads_a_pipe(
     assert "no semicolon" in printed
 
 
+def test_a_persons_mistakes_at_the_prompt_do_not_make_the_command_fail(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = iter(["select nonsense;", ".foo", ".quit"])
+    monkeypatch.setattr("builtins.input", lambda _: next(typed))
+    for person in (True, False):
+        typed = iter(["select nonsense;", ".foo", ".quit"])
+        monkeypatch.setattr("sys.stdin.isatty", lambda person=person: person)
+        assert main(["--config", str(config)]) == (0 if person else 1)
+        error = capsys.readouterr().err
+        assert "nonsense" in error and "error: there is no command .foo" in error
+
+
 def test_the_prompt_goes_on_after_an_error_and_reports_it(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

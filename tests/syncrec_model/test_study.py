@@ -292,4 +292,5 @@ def test_the_other_presets_run(data: StudyData, preset: str) -> None:
     settings = {"channels": 8, "max_length": 10, "epochs": 1, "threads": 1}
     said = str(study(data, preset=preset, settings=settings, progress=False))
     assert f"preset {preset}, 1 seed" in said
+    assert ("judged by its cross column" in said) == (preset == "paper")
     assert "\nchanged from the preset: channels=8, max_length=10, epochs=1, threads=1\n\n" in said
