@@ -185,6 +185,12 @@ def file_of(landing: Path, name: str) -> LandingFile:
     return LandingFile(landing / name, date(2024, 1, 28), source)
 
 
+def test_a_day_without_its_marker_says_how_to_do_without(landing: Path) -> None:
+    (landing / "books.csv").touch()
+    with pytest.raises(JobError, match=r'no marker file _SUCCESS .*without such a sender: \[landing\] marker = ""'):
+        find_files(landing.parent, [date(2024, 1, 28)], load_settings().sources, "_SUCCESS")
+
+
 def test_a_header_without_the_column_lists_those_that_are_there(landing: Path) -> None:
     (landing / "books.csv").write_text("user,item,t\n")
     with pytest.raises(JobError, match=r"no column 'u', 'i'; its header names user, item, t. Correct the file or"):
