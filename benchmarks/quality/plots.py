@@ -6,7 +6,7 @@ Colours are Okabe and Ito's, which people with any colour vision tell apart; sha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,10 +93,21 @@ def frontier(figures: Figures, file: Path) -> Path:
         left.set_ylabel("macro NDCG@10 on test, 95 %")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5, fontsize=9)
         figure.draw_without_rendering()  # names stand clear of one another on the finished layout
-        named = [line for line in lines if not line.name.startswith(f"{DEFAULT}.")]  # they stand beside it
-        _names(left, [(line.cost.train_s, line) for line in named], figure.dpi)
-        _names(right, [(line.cost.user_ms, line) for line in named], figure.dpi)
+        named = _worth_a_name(lines, {*figures.rivals.single.values()})
+        _names(left, [(line.cost.train_s, line) for line in lines], named, figure.dpi)
+        _names(right, [(line.cost.user_ms, line) for line in lines], named, figure.dpi)
         return _save(figure, file)
+
+
+def _worth_a_name(lines: Sequence[SystemFigures], rivals: Collection[str]) -> list[SystemFigures]:
+    """Return the default, the rivals, the ensembles, and the best of each other family (its name up to the dot)."""
+    best: dict[str, SystemFigures] = {}
+    for line in lines:
+        family = line.name.partition(".")[0]
+        if family != DEFAULT and (family not in best or line.macro.value > best[family].macro.value):
+            best[family] = line
+    kept = {DEFAULT, *rivals, *(line.name for line in best.values())}
+    return [line for line in lines if line.name in kept or line.kind == "ensemble"]
 
 
 def _cost(axes: Axes, lines: Sequence[SystemFigures], costs: Sequence[float], label: str) -> None:
@@ -124,14 +135,17 @@ def _cost(axes: Axes, lines: Sequence[SystemFigures], costs: Sequence[float], la
     axes.set_xlabel(label)
 
 
-def _names(axes: Axes, found: Sequence[tuple[float, SystemFigures]], dpi: float) -> None:
-    """Name every point: at its right, or a line lower where names would touch."""
+def _names(
+    axes: Axes, found: Sequence[tuple[float, SystemFigures]], named: Sequence[SystemFigures], dpi: float
+) -> None:
+    """Name some of the points: at its right, or lower where a name would touch another or a point."""
     points = [(max(cost, _LEAST), line.macro.value, line.name) for cost, line in found]
     scale = 72 / dpi
     marks = [axes.transData.transform((x, y)) * scale for x, y, _ in points]
     taken: list[tuple[float, float, float]] = [(x - 4, x + 4, y) for x, y in marks]
     edge = axes.transAxes.transform((1, 1))[0] * scale
-    for x, y, name in sorted(points, key=lambda point: -point[1]):
+    worth = {line.name for line in named}
+    for x, y, name in sorted((point for point in points if point[2] in worth), key=lambda point: -point[1]):
         left, middle = axes.transData.transform((x, y)) * scale
         width = 4.8 * len(name)
         start = left + 7 if left + 7 + width < edge else left - 7 - width

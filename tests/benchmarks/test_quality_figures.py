@@ -6,6 +6,8 @@ import json
 import math
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from benchmarks.quality.cells import Cell, Result
 from benchmarks.quality.data import STRATA, Array, Cases, QualityData
 from benchmarks.quality.figures import METRIC, flat, plain, summarise
 from benchmarks.quality.plan import Scale
-from benchmarks.quality.plots import draw, ntg_curves, ntg_over_epochs, sweep
+from benchmarks.quality.plots import _worth_a_name, draw, ntg_curves, ntg_over_epochs, sweep
 from benchmarks.quality.runner import Runner
 from benchmarks.quality.systems import Row, System, domain_means
 from benchmarks.quality.tables import report
@@ -232,3 +234,13 @@ def test_plots_are_drawn_from_what_is_there(rows: dict[str, Row], tmp_path: Path
     assert [file.name for file in draw(few, {"sasrec": rows["sasrec"]}, tmp_path / "few")] == ["quality-cost.svg"]
     points = [(k, Interval(0.1 + k / 100, 0.09 + k / 100, 0.12 + k / 100)) for k in (2, 4, 8)]
     assert "experts" in sweep({"default": points}, "experts", tmp_path / "sweep.svg", log=True).read_text()
+
+
+def test_the_plot_of_costs_names_the_default_the_rivals_the_ensembles_and_the_best_of_each_family() -> None:
+    def line(name: str, macro: float, kind: str = "multi-domain") -> Any:
+        return SimpleNamespace(name=name, kind=kind, macro=SimpleNamespace(value=macro))
+
+    lines = [line("default", 0.5), line("default.x", 0.6), line("knn.all", 0.2), line("knn.single", 0.1),
+             line("knn.mixed", 0.15), line("ensemble.a", 0.3, "ensemble"), line("ensemble.b", 0.4, "ensemble")]  # fmt: skip
+    found = [each.name for each in _worth_a_name(lines, {"knn.single"})]
+    assert found == ["default", "knn.all", "knn.single", "ensemble.a", "ensemble.b"]
