@@ -240,7 +240,8 @@ def test_the_plot_of_costs_names_the_default_the_rivals_the_ensembles_and_the_be
     def line(name: str, macro: float, kind: str = "multi-domain") -> Any:
         return SimpleNamespace(name=name, kind=kind, macro=SimpleNamespace(value=macro))
 
-    lines = [line("default", 0.5), line("default.x", 0.6), line("knn.all", 0.2), line("knn.single", 0.1),
-             line("knn.mixed", 0.15), line("ensemble.a", 0.3, "ensemble"), line("ensemble.b", 0.4, "ensemble")]  # fmt: skip
+    known = {"default": 0.5, "default.x": 0.6, "knn.all": 0.2, "knn.single": 0.1, "knn.mixed": 0.15}
+    lines = [line(name, macro) for name, macro in known.items()]
+    lines += [line("ensemble.a", 0.3, "ensemble"), line("ensemble.b", 0.4, "ensemble")]
     found = [each.name for each in _worth_a_name(lines, {"knn.single"})]
     assert found == ["default", "knn.all", "knn.single", "ensemble.a", "ensemble.b"]
