@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset", choices=PRESETS, default=PRESETS[0], help=f"the configuration; default: {PRESETS[0]}"
     )
     found.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a setting, see below"
+        "--set", action="extend", nargs="+", default=[], metavar="NAME=VALUE", help="change settings, see below"
     )
     found.add_argument("--epochs", type=int, metavar="N", help="as --set epochs=N")
     found.add_argument(

@@ -202,7 +202,11 @@ def _claim(folder: Path, data: StudyData, model: ModelConfig, training: Training
         except (json.JSONDecodeError, KeyError, AttributeError):
             raise StudyError(f"{path} is not what a study writes: give another --out") from None
         if other_data or differing:
-            what = "of another log or cut" if other_data else f"with {', '.join(differing)}"
+            what = (
+                "of another log or cut (--domains, --repeats, --split, ...)"
+                if other_data
+                else f"with {', '.join(differing)}"
+            )
             raise StudyError(f"{folder} holds a study {what}: give another --out, or the same settings to go on")
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -103,3 +103,8 @@ def test_the_package_needs_only_what_pip_installs() -> None:
                 names = [node.module or ""]
             for name in {name.partition(".")[0] for name in names} - allowed:
                 assert (file.name, name) == ("study_log.py", "pyarrow") and node not in tree.body
+
+
+def test_settings_may_follow_one_set_or_several() -> None:
+    found = parser().parse_args(["log.parquet", "--set", "mim=false", "epochs=2", "--set", "dropout=0.1"])
+    assert found.set == ["mim=false", "epochs=2", "dropout=0.1"]
