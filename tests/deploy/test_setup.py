@@ -1,6 +1,7 @@
 """The set-up of the Makefile: two at once do not destroy each other's environments."""
 
 import fcntl
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +17,8 @@ def test_a_second_set_up_of_a_folder_waits_for_the_first(tmp_path: Path) -> None
     (tmp_path / ".venv").mkdir()
     with (tmp_path / ".venv" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        second = subprocess.Popen(["make", "setup"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+        own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        second = subprocess.Popen(["make", "setup"], cwd=tmp_path, env=own, stdout=subprocess.PIPE, text=True)
         try:
             assert second.stdout is not None and "waiting for it" in second.stdout.readline()
             with pytest.raises(subprocess.TimeoutExpired):

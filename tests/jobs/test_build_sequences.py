@@ -205,7 +205,10 @@ def test_events_that_get_lost_on_the_way_stop_the_night(
     before = project.lakehouse.current_snapshot("sequences")
     assert main(["--ds", D[3].isoformat()]) == 1
     error = capsys.readouterr().err
-    assert "'n_events of the changed users = those of the night before + the events that arrived' broken" in error
+    assert (
+        "against the rule 'n_events of the changed users = those of the night before + the events that arrived'"
+        in error
+    )
     assert project.lakehouse.current_snapshot("sequences") == before
 
 

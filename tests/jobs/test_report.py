@@ -115,7 +115,7 @@ def test_a_failed_night_says_at_the_top_what_stopped_it(config: Path) -> None:
     failed = page(config, D31)
     top = failed.text[: failed.text.index("What serves")]
     assert "✗ Not published: users keep the recommendations of 2024-01-30 ." in top
-    assert "no seen item where a domain does not repeat: 5 of 12 lists" in top
+    assert "5 of 12 lists, against the rule “no seen item where a domain does not repeat”" in top
     assert "✗ broken recommendations" in failed.text
     assert "No recommendations are published for this night." in failed.text
     assert "books ▲ help +0.030" in failed.text, "what was measured before it failed is shown"
