@@ -310,7 +310,8 @@ def _audit(
         whole = lakehouse.read(spark, ITEMS.name, staged.items_parent).unionByName(fresh)
         results += run_suite(ITEMS.name, *items_suite(whole))
     record_audits(lakehouse, results, run.ds, run.run_id)
-    require(results, staged=[staged.folders[INTERACTIONS.name], staged.folders[REJECTED_INTERACTIONS.name]])
+    left = [staged.folders[name] for name in (INTERACTIONS.name, REJECTED_INTERACTIONS.name) if staged.files[name]]
+    require(results, staged=left)
 
 
 def _publish(run: Run, lakehouse: Lakehouse, first: date, staged: Staged) -> str:

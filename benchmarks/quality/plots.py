@@ -83,18 +83,20 @@ def forest(figures: Figures, file: Path) -> Path:
 
 
 def frontier(figures: Figures, file: Path) -> Path:
-    """Draw quality against seconds of training and milliseconds a user; the stepped line is the best so far."""
+    """Draw quality against processor seconds of training and milliseconds a user; the steps are the best so far."""
     with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(10, 4.6), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True)
         lines = [line for line in ranked(figures) if line.name == line.row]  # another view costs the same
-        _cost(left, lines, [line.cost.train_s for line in lines], "seconds of training, one seed (log)")
+        _cost(
+            left, lines, [line.cost.train_core_s for line in lines], "processor seconds of training, one seed (log)"
+        )
         _cost(right, lines, [line.cost.user_ms for line in lines], "ms to score and rank one user (log)")
         left.set_ylabel("macro NDCG@10 on test, 95 %")
         figure.legend(*left.get_legend_handles_labels(), loc="outside upper left", ncols=5, fontsize=9)
         figure.draw_without_rendering()  # names stand clear of one another on the finished layout
         named = _worth_a_name(lines, {*figures.rivals.single.values()})
-        _names(left, [(line.cost.train_s, line) for line in lines], named, figure.dpi)
+        _names(left, [(line.cost.train_core_s, line) for line in lines], named, figure.dpi)
         _names(right, [(line.cost.user_ms, line) for line in lines], named, figure.dpi)
         return _save(figure, file)
 
