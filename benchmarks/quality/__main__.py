@@ -125,9 +125,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, default=budget.threads, help=f"default {budget.threads}")
-    parser.add_argument(
-        "--jobs", type=int, default=2, help="cells of a row at once, sharing the threads (default 2)"
-    )
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at once, sharing the threads (default 2)")
     parser.add_argument("--trials", type=int, help="at most so many settings of each search (default: all)")
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of finished cells")
     parser.add_argument("--report", action="store_true", help="train nothing: the figures of what is there")
@@ -169,7 +167,7 @@ def _run(arguments: argparse.Namespace) -> int:
         checkouts=arguments.peers.resolve() if arguments.peers else None, core_minutes=arguments.core_minutes,
     )  # fmt: skip
     scale = scale_of(arguments)
-    progress = Progress()
+    progress = Progress(at_once=arguments.jobs)
     try:
         runner = Runner(
             data, budget, arguments.cache, peers, scale, progress, train=not arguments.report, jobs=arguments.jobs

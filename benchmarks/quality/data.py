@@ -172,7 +172,8 @@ class QualityData:
 
 
 def load_a5(data: Path = DATA, *, split: str = "leave-one-out", users: int | None = None) -> QualityData:
-    """Read set A5. users: as many of its 16,065, drawn with a fixed seed; None: all. See `cut` for the splits.
+    """Read set A5. users: as many of its 16,065, drawn with a fixed seed, and the same share of the people outside
+    it; None: all. See `cut` for the splits.
 
     Raises
     ------
@@ -192,11 +193,17 @@ def load_a5(data: Path = DATA, *, split: str = "leave-one-out", users: int | Non
     # Users of A5 that were not drawn stay out of it altogether: they are no people of one domain.
     others = everyone[everyone["domain"].isin(A5) & ~everyone["user_id"].isin(set(core["user_id"]))]
     if users is not None:
-        names = np.sort(core["user_id"].unique())
-        drawn = np.random.default_rng(0).permutation(names)[:users]
-        core = core[core["user_id"].isin(set(drawn))]
+        share = users / core["user_id"].nunique()
+        core = _drawn(core, users)
+        others = _drawn(others, round(share * others["user_id"].nunique()))
     name = f"a5-{users or 'all'}-{split}"
     return cut(name, core, others, A5, split=split)
+
+
+def _drawn(log: pd.DataFrame, users: int) -> pd.DataFrame:
+    """Return the rows of so many users, always the same."""
+    names = np.sort(log["user_id"].unique())
+    return log[log["user_id"].isin(set(np.random.default_rng(0).permutation(names)[:users]))]
 
 
 def cut(name: str, log: pd.DataFrame, others: pd.DataFrame, domains: Sequence[str], *, split: str) -> QualityData:

@@ -12,11 +12,12 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks.quality.protocol import PeerAbsent
 from benchmarks.quality.trials import ABSENT, DONE, FAILED
@@ -64,40 +65,49 @@ class Running:
         _end(self._process)
 
 
-def run_together(
-    tasks: Sequence[tuple[Callable[[], object], Path]],
-    at_once: int,
-    tick: Callable[[], None] = lambda: None,
-    begins: Callable[[int], None] = lambda _: None,
-) -> Iterator[tuple[int, Outcome]]:
-    """Run every (work, log) in a child process, so many at once, and yield (its place, how it ended) as they end.
+@dataclass(frozen=True)
+class Task:
+    """What a child process does, and the file for all that it prints."""
 
-    tick: called about every second; begins: called with the place of a task before it starts. Whatever stops this
-    generator stops the children and everything they started: hold it in `contextlib.closing`.
+    work: Callable[[], object]
+    log: Path
+
+
+AnyTask = TypeVar("AnyTask", bound=Task)
+
+
+def run_together(
+    take: Callable[[], AnyTask | None], at_once: int, tick: Callable[[], None] = lambda: None
+) -> Generator[tuple[AnyTask, Outcome], None, None]:
+    """Run tasks in child processes, so many at once, and yield (the task, how it ended) as they end.
+
+    take: called when a place is free; None: nothing now, perhaps more once another has ended. tick: called about
+    every second. Whatever stops this generator stops the children and everything they started: hold it in
+    `contextlib.closing`.
     """
-    waiting = list(range(len(tasks)))
-    running: dict[int, Running] = {}
+    running: list[tuple[AnyTask, Running]] = []
     try:
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                place = waiting.pop(0)
-                begins(place)
-                running[place] = Running(*tasks[place])
-            wait([child.sentinel for child in running.values()], _TICK_S)
+        while True:
+            while len(running) < at_once and (task := take()) is not None:
+                running.append((task, Running(task.work, task.log)))
+            if not running:
+                return
+            wait([child.sentinel for _, child in running], _TICK_S)
             tick()
-            for place, child in list(running.items()):
+            for task, child in list(running):
                 outcome = child.outcome()
                 if outcome is not None:
-                    del running[place]
-                    yield place, outcome
+                    running.remove((task, child))
+                    yield task, outcome
     finally:
-        for child in running.values():
+        for _, child in running:
             child.stop()
 
 
-def run_alone(work: Callable[[], object], log: Path, tick: Callable[[], None] = lambda: None) -> Outcome:
+def run_alone(task: Task, tick: Callable[[], None] = lambda: None) -> Outcome:
     """Run one task as `run_together` does."""
-    with closing(run_together([(work, log)], 1, tick)) as ended:
+    tasks = [task]
+    with closing(run_together(lambda: tasks.pop() if tasks else None, 1, tick)) as ended:
         return next(ended)[1]
 
 

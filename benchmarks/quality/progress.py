@@ -17,15 +17,18 @@ from benchmarks.quality.trials import DONE
 
 
 class Progress:
-    """Count cells and guess what is left: a row's cell takes as long as that row's others, else as all others."""
+    """Count cells and guess what is left: a row's cell takes as long as that row's others, else as all others.
 
-    def __init__(self, out: TextIO = sys.stderr) -> None:
+    at_once: how many cells are trained side by side.
+    """
+
+    def __init__(self, out: TextIO = sys.stderr, at_once: int = 1) -> None:
+        self.at_once = at_once
         self.console = Console(file=out, highlight=False, soft_wrap=True)
         self._left: dict[str, int] = {}
         self._seconds: dict[str, list[float]] = {}
         self._n_done = 0
-        self._began = time.monotonic()
-        self._now: Cell | None = None
+        self._now: dict[str, tuple[Cell, float]] = {}  # by its name: what is trained, and since when
         self._bar: Bar | None = None
         if self.console.is_terminal:
             # No thread of its own: the benchmark forks.
@@ -45,20 +48,22 @@ class Progress:
 
     def begin(self, cell: Cell) -> None:
         """Say what is trained now."""
-        self._now, self._began = cell, time.monotonic()
+        self._now[cell.name] = (cell, time.monotonic())
         self.tick()
 
     def tick(self) -> None:
         """Draw the bar again."""
-        if self._bar is None or self._now is None:
+        if self._bar is None or not self._now:
             return
-        text = f"{self._now.row} seed {self._now.seed}, {words(time.monotonic() - self._began)}; {self._rest()}"
+        now = time.monotonic()
+        running = [f"{cell.row} seed {cell.seed}, {words(now - began)}" for cell, began in self._now.values()]
+        text = f"{'; '.join(running)}; {self._rest()}"
         self._bar.update(self._task, completed=self._n_done, total=self._total(), description=text)
         self._bar.refresh()
 
     def end(self, cell: Cell, outcome: Outcome, macro: float) -> None:
         """Say how a cell ended."""
-        self._now = None
+        self._now.pop(cell.name, None)
         if outcome.word == DONE:
             self._seconds.setdefault(cell.row, []).append(outcome.seconds)
         self._count(cell.row)
@@ -93,7 +98,7 @@ class Progress:
         for row, left in self._left.items():
             known = self._seconds.get(row) or [usual]
             rest += left * sum(known) / len(known)
-        return f"about {words(rest)} left" if sum(self._left.values()) else "the last cell"
+        return f"about {words(rest / self.at_once)} left" if sum(self._left.values()) else "the last cell"
 
 
 def words(seconds: float) -> str:

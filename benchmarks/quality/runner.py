@@ -1,13 +1,17 @@
-"""Train what is missing, row by row: the search with seed 0, the choice on validation, then the other seeds."""
+"""Train what is missing: of every row the search with seed 0, the choice on validation, then the other seeds.
+
+Rows go on side by side: what one waits for does not keep the others from a free place.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import math
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,9 +21,9 @@ import torch
 from benchmarks.quality.cells import Cache, Cell, Result
 from benchmarks.quality.data import QualityData
 from benchmarks.quality.plan import Scale, seeds
-from benchmarks.quality.process import Outcome, run_alone, run_together
+from benchmarks.quality.process import Outcome, Task, run_alone, run_together
 from benchmarks.quality.progress import Progress
-from benchmarks.quality.protocol import Budget, Peer, PeerAbsent, View
+from benchmarks.quality.protocol import KINDS, Budget, Peer, PeerAbsent, View
 from benchmarks.quality.systems import Row, choose_rivals, systems_of, validation_macro
 from benchmarks.quality.trials import ABSENT, DONE, FAILED, Trial, Trials
 from jobs.code_version import code_version
@@ -29,10 +33,22 @@ class Busy(Exception):
     """Another run works in the same folder."""
 
 
+@dataclass(frozen=True)
+class _Training(Task):
+    cell: Cell
+
+
+class _Plan:
+    """What a row still wants: the cells of its next step, and how many of them have not ended."""
+
+    def __init__(self, steps: Iterator[Sequence[Cell]]) -> None:
+        self.steps, self.open = steps, 0
+
+
 class Runner:
     """All rows of one run over one benchmark set. train: False reads what is there and trains nothing.
 
-    jobs: cells of a row that are trained at once; they share the budget's threads.
+    jobs: cells that are trained at once, of whichever rows; they share the budget's threads.
     """
 
     def __init__(
@@ -45,9 +61,10 @@ class Runner:
         self.cache = Cache(folder, data, self.budget)
         self.trials = Trials(self.cache.folder / "trials.jsonl")
         self.rows: dict[str, Row] = {}
+        self._found: dict[str, Result] = {}  # by the name of the cell
 
     def run(self) -> dict[str, Row]:
-        """Return what became of every row; the peers stand in an order in which needed rows come first.
+        """Return what became of every row, in the order of the peers.
 
         Raises
         ------
@@ -57,14 +74,13 @@ class Runner:
             if self.train:
                 self._take(lock)
             self._expect()
-            for peer in self.peers.values():
-                self.rows[peer.name] = self._row(peer)
+            self.rows = {peer.name: Row(peer) for peer in self.peers.values()}
+            self._go_through({name: self._row(row) for name, row in self.rows.items()})
             rivals: set[str] = set()
             while new := self._rivals() - rivals:  # more seeds may choose another rival: ends when none is new
                 rivals |= new
-                for name in sorted(new):
-                    peer = self.peers[name]
-                    self._more_seeds(self.rows[name], seeds(peer, self.peers.values(), self.scale, rivals))
+                wanted = {name: seeds(self.peers[name], self.peers.values(), self.scale, rivals) for name in new}
+                self._go_through({name: self._more_seeds(self.rows[name], wanted[name]) for name in sorted(new)})
         return self.rows
 
     def _take(self, lock: TextIO) -> None:
@@ -85,25 +101,74 @@ class Runner:
         systems = systems_of(self.rows.values(), self.data)
         return {systems[name].row for name in choose_rivals(systems, self.data).single.values()}
 
-    def _row(self, peer: Peer) -> Row:
-        row = Row(peer, absent=self._missing_need(peer))
+    def _go_through(self, plans: Mapping[str, Iterator[Sequence[Cell]]]) -> None:
+        """Train the cells that rows ask for, step by step; a row begins when all that it reads are done.
+
+        Ours begin first: they take the longest, and a long training that begins last keeps one place alone busy.
+        """
+        rows = sorted(plans, key=lambda name: KINDS.index(self.peers[name].kind))
+        todo = {name: _Plan(plans[name]) for name in rows}
+        queue: deque[_Training] = deque()
+
+        def begin() -> None:
+            for name, plan in list(todo.items()):
+                if name in todo and not plan.open and not any(need in todo for need in self.peers[name].needs):
+                    go_on(name)
+
+        def go_on(name: str) -> None:
+            plan = todo[name]
+            for cells in plan.steps:
+                missing = self._missing(self.rows[name], cells)
+                if missing:
+                    plan.open = len(missing)
+                    queue.extend(missing)
+                    return
+            del todo[name]
+            begin()
+
+        def over(name: str) -> None:
+            todo[name].open -= 1
+            if not todo[name].open:
+                go_on(name)
+
+        def take() -> _Training | None:
+            while queue:
+                task = queue.popleft()
+                if not self.rows[task.cell.row].absent:
+                    self.progress.begin(task.cell)
+                    return task
+                over(task.cell.row)  # what is absent under one setting is so under all
+            return None
+
+        begin()
+        with closing(run_together(take, self.jobs, self.progress.tick)) as ended:
+            for task, outcome in ended:
+                self._ended(task.cell, self._checked(task.cell, outcome))
+                over(task.cell.row)
+
+    def _row(self, row: Row) -> Iterator[Sequence[Cell]]:
+        """Yield the cells that are wanted next; when they have ended, go on."""
+        peer = row.peer
+        row.absent = self._missing_need(peer)
         cells = [Cell(peer.name, settings, 0) for settings in self.scale.settings(peer)]
-        tried = [(validation_macro(self.data, result), result) for result in self._results(row, cells)]
+        if not row.absent:
+            yield cells
+        tried = [self._found[cell.name] for cell in cells if cell.name in self._found]
         if tried:
-            best = max(tried, key=lambda pair: pair[0])[1]
+            best = max(tried, key=lambda result: validation_macro(self.data, result))
             row.results[0] = best
-            self._drop_scores([result.cell for _, result in tried if result is not best])
-            self._more_seeds(row, seeds(peer, self.peers.values(), self.scale))
+            self._drop_scores([result.cell for result in tried if result is not best])
+            yield from self._more_seeds(row, seeds(peer, self.peers.values(), self.scale))
         elif not row.absent and not row.errors:
             row.absent = "not trained yet"
         self.progress.finish(peer.name)
         row.trials = self.trials.of(peer.name)
-        return row
 
-    def _more_seeds(self, row: Row, wanted: range) -> None:
+    def _more_seeds(self, row: Row, wanted: range) -> Iterator[Sequence[Cell]]:
         settings = row.results[0].cell.settings
         cells = [Cell(row.peer.name, settings, seed) for seed in wanted if seed not in row.results]
-        row.results |= {result.cell.seed: result for result in self._results(row, cells)}
+        yield cells
+        row.results |= {cell.seed: self._found[cell.name] for cell in cells if cell.name in self._found}
         row.trials = self.trials.of(row.peer.name)
 
     def _missing_need(self, peer: Peer) -> str:
@@ -114,41 +179,36 @@ class Runner:
                 return f"reads the scores of {need}: {self.rows[need].absent or 'it failed'}"
         return ""
 
-    def _results(self, row: Row, cells: Sequence[Cell]) -> list[Result]:
-        """Return cells from the cache, or train them; what is not possible is left out, and the row says why."""
-        found: dict[str, Result | None] = {}
+    def _missing(self, row: Row, cells: Sequence[Cell]) -> list[_Training]:
+        """Take cells from the cache, return those to train; of what is not possible the row says why."""
         missing = []
         for cell in [] if row.absent else cells:
-            found[cell.name] = self._finished(row.peer, cell)
-            if found[cell.name] is not None or not self.train:
+            result = self._finished(row.peer, cell)
+            if result is not None:
+                self._found[cell.name] = result
+            if result is not None or not self.train:
                 self.progress.read(row.peer.name)
                 continue
             try:
                 self._restore_needs(row.peer, cell.seed)
             except KeyError as gone:
-                self._ended(row, cell, Outcome(FAILED, f"reads the scores of {gone.args[0]}", 0.0))
+                self._ended(cell, Outcome(FAILED, f"reads the scores of {gone.args[0]}", 0.0))
             else:
-                missing.append(cell)
-        tasks = [self._task(row.peer, cell) for cell in missing]
-        begins = lambda place: self.progress.begin(missing[place])  # noqa: E731
-        with closing(run_together(tasks, self.jobs, self.progress.tick, begins)) as ended:
-            for place, outcome in ended:
-                cell = missing[place]
-                found[cell.name] = self._ended(row, cell, self._checked(cell, outcome))
-                if row.absent:  # then no other cell of it runs here
-                    break
-        return [result for result in found.values() if result is not None]
+                missing.append(self._task(row.peer, cell))
+        return missing
 
-    def _ended(self, row: Row, cell: Cell, outcome: Outcome) -> Result | None:
+    def _ended(self, cell: Cell, outcome: Outcome) -> None:
+        row = self.rows[cell.row]
         result = self.cache.read(cell) if outcome.word == DONE else None
+        macro = math.nan
+        if result is not None:
+            self._found[cell.name], macro = result, validation_macro(self.data, result)
         if outcome.word == ABSENT:
             row.absent = outcome.message
         elif outcome.word == FAILED:
             row.errors.append(f"seed {cell.seed}, {_words(cell.settings)}: {outcome.message}")
-        macro = validation_macro(self.data, result) if result else math.nan
         self._keep(row.peer, cell, outcome, macro)
         self.progress.end(cell, outcome, macro)
-        return result
 
     def _finished(self, peer: Peer, cell: Cell) -> Result | None:
         """Return a cell from the cache, unless it read the scores of other cells than it would today."""
@@ -163,8 +223,8 @@ class Runner:
             return None
         return found
 
-    def _task(self, peer: Peer, cell: Cell) -> tuple[Callable[[], object], Path]:
-        """Return what trains a cell, for a process of its own, and the file for what it prints."""
+    def _task(self, peer: Peer, cell: Cell) -> _Training:
+        """Return what trains a cell, for a process of its own."""
 
         def work() -> None:
             device = self.budget.device
@@ -174,7 +234,7 @@ class Runner:
                 peer, cell, self._kept(peer, cell.seed)
             )
 
-        return work, self.cache.folder / "logs" / f"{cell.name}.log"
+        return _Training(work, self.cache.folder / "logs" / f"{cell.name}.log", cell)
 
     def _checked(self, cell: Cell, outcome: Outcome) -> Outcome:
         """Return how it ended, its result looked at; seconds: with those of the attempts that it went on from."""
@@ -214,7 +274,7 @@ class Runner:
             need = self._needed(name, seed)
             if not self._scores(need.cell).is_dir():
                 self.progress.begin(need.cell)
-                ended = run_alone(*self._task(self.rows[name].peer, need.cell), self.progress.tick)
+                ended = run_alone(self._task(self.rows[name].peer, need.cell), self.progress.tick)
                 outcome = self._checked(need.cell, ended)
                 self._keep(self.rows[name].peer, need.cell, outcome, validation_macro(self.data, need))
                 if outcome.word != DONE:

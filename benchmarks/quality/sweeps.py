@@ -243,7 +243,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _sweep(name: str, arguments: argparse.Namespace, data: QualityData, budget: Budget) -> int:
     chosen = {value: row for (sweep, value), row in rows_of().items() if sweep == name}
-    n_seeds, progress = arguments.seeds or SEEDS, Progress()
+    n_seeds, progress = arguments.seeds or SEEDS, Progress(at_once=2)
     try:
         peers, scale = list(chosen.values()), Scale(n_seeds, n_seeds)
         runner = Runner(data, budget, arguments.cache, peers, scale, progress, train=not arguments.report, jobs=2)

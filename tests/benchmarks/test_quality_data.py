@@ -82,3 +82,15 @@ def test_what_cannot_be_cut_is_refused(tmp_path: Path) -> None:
         cut("x", log, log.head(0), DOMAINS, split="weekly")
     with pytest.raises(DataAbsent, match="absent: give the folder"):
         load_a5(tmp_path)
+
+
+def test_fewer_users_are_drawn_with_the_same_share_of_the_people_outside(tmp_path: Path) -> None:
+    both = [(f"u{user:02}", f"{domain[0]}{(user + step) % 8}", domain, step) for user in range(40)
+            for domain in ("Beauty", "Toys_and_Games") for step in range(4)]  # fmt: skip
+    one = [(f"x{user:02}", f"B{step}", "Beauty", step) for user in range(20) for step in range(2)]
+    log = pd.DataFrame(both + one, columns=["user_id", "item_id", "domain", "ts"])
+    log.to_parquet(tmp_path / "interactions.parquet")
+    whole, part, again = load_a5(tmp_path), load_a5(tmp_path, users=10), load_a5(tmp_path, users=10)
+    assert (whole.n_users, len(np.unique(whole.outside.user_E))) == (40, 20)
+    assert (part.n_users, len(np.unique(part.outside.user_E))) == (10, 5)
+    assert part.fingerprint() == again.fingerprint() != whole.fingerprint()

@@ -8,12 +8,13 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from benchmarks.quality.plan import Scale, UnknownRow, order, seeds
-from benchmarks.quality.process import run_alone, run_together
-from benchmarks.quality.protocol import Peer
+from benchmarks.quality.process import Task, run_alone, run_together
+from benchmarks.quality.protocol import Fitted, Peer
 from benchmarks.quality.runner import Busy, Runner
 from benchmarks.quality.systems import Row, choose_rivals, systems_of
 from benchmarks.quality.trials import DONE, FAILED
@@ -204,7 +205,7 @@ def test_what_stops_a_run_stops_the_child_and_what_it_started(tmp_path: Path) ->
 
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        run_alone(work, tmp_path / "log", stop)
+        run_alone(Task(work, tmp_path / "log"), stop)
     os.close(writer)
     assert os.read(reader, 1) == b""  # nobody holds the other end any more
     assert time.monotonic() - began < 30
@@ -221,11 +222,48 @@ def test_so_many_run_at_once_and_each_says_how_it_ended(tmp_path: Path) -> None:
         raise ValueError("no such luck")
 
     works = [lambda: meet("a", "b"), lambda: meet("b", "a"), fail]
-    begun: list[int] = []
-    ended = dict(run_together([(work, tmp_path / "log") for work in works], 2, begins=begun.append))
-    assert begun == [0, 1, 2]
-    assert [ended[place].word for place in range(3)] == [DONE, DONE, FAILED]
-    assert ended[2].message == "ValueError: no such luck"
+    tasks = [Task(work, tmp_path / "log") for work in works]
+    waiting = list(tasks)
+    ended = dict(run_together(lambda: waiting.pop(0) if waiting else None, 2))
+    assert [ended[task].word for task in tasks] == [DONE, DONE, FAILED]
+    assert ended[tasks[2]].message == "ValueError: no such luck"
+
+
+def test_rows_of_one_cell_are_trained_side_by_side_and_readers_wait_for_what_they_read(
+    tmp_path: Path, calls: Path
+) -> None:
+    class Meeting(Planted):
+        """Ends once the other two have begun."""
+
+        def fit(self, *arguments: Any) -> Fitted:
+            found = super().fit(*arguments)
+            while len(lines(calls)) < 3:
+                time.sleep(0.01)
+            return found
+
+    rows = runner(
+        tmp_path,
+        Meeting(calls, "a", "trivial"),
+        Meeting(calls, "b", "multi-domain", keeps_scores=True),
+        Planted(calls, "reader", "ensemble", needs=("b",)),
+        Meeting(calls, "c", "ours"),
+        jobs=3,
+    ).run()
+    assert list(rows) == ["a", "b", "reader", "c"] and all(row.results for row in rows.values())
+    assert sorted(line.split()[0] for line in lines(calls)[:3]) == ["a", "b", "c"]
+    assert lines(calls)[3].startswith("reader")
+
+
+def test_ours_begins_first_and_what_is_absent_is_asked_once(tmp_path: Path, calls: Path) -> None:
+    rows = run(
+        tmp_path,
+        Planted(calls, "quick", "trivial"),
+        Planted(calls, "absent", "multi-domain", {"absent": True}, {"valid": 0.1}, {"valid": 0.2}),
+        Planted(calls, "reader", "ensemble", needs=("absent",)),
+        Planted(calls, "default", "ours"),
+    )
+    assert [line.split()[0] for line in lines(calls)] == ["default", "absent", "quick"]
+    assert rows["reader"].absent == "reads the scores of absent: its library is not installed"
 
 
 def test_what_stops_several_stops_all_of_them(tmp_path: Path) -> None:
@@ -237,8 +275,9 @@ def test_what_stops_several_stops_all_of_them(tmp_path: Path) -> None:
         if all((tmp_path / name).exists() and (tmp_path / name).read_text() for name in "ab"):
             raise KeyboardInterrupt
 
-    tasks = [(partial(work, name), tmp_path / f"log{name}") for name in "ab"]
-    with pytest.raises(KeyboardInterrupt), closing(run_together(tasks, 2, stop)) as ended:
+    tasks = [Task(partial(work, name), tmp_path / f"log{name}") for name in "ab"]
+    take = lambda: tasks.pop() if tasks else None  # noqa: E731
+    with pytest.raises(KeyboardInterrupt), closing(run_together(take, 2, stop)) as ended:
         next(ended)
     for name in "ab":
         with pytest.raises(ProcessLookupError):
