@@ -34,6 +34,7 @@ from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.machine_errors import machine_trouble
 from jobs.private import hide, private_files
+from jobs.query import open_lakehouse
 from jobs.registry import CHAMPION, PREVIOUS, Registry
 from jobs.schemas import CANDIDATE_ARM, EXPERIMENTS, NIGHTS, ROLLED_BACK
 from jobs.settings import Settings, load_settings
@@ -118,12 +119,12 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
     Raises
     ------
     JobError
-        See make_plan; or MLflow or the catalog cannot be reached.
+        No night is published yet; see make_plan; or MLflow or the catalog cannot be reached.
     PublishConflict
         A night was published at the same moment; run it again.
     """
-    lakehouse, registry = Lakehouse(settings), Registry(settings)
-    lakehouse.create_tables()
+    lakehouse = open_lakehouse(settings)
+    registry = Registry(settings)
     rows = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name)).to_pylist()
     arms = lakehouse.read_arrow(EXPERIMENTS.name, lakehouse.current_snapshot(EXPERIMENTS.name)).to_pylist()
     try:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +24,8 @@ from jobs.errors import JobError
 from jobs.private import umask
 from jobs.settings import Settings
 
+log = logging.getLogger("syncrec")
+SIGN_AFTER_S = 15.0
 QUICK_ROWS = 1_000_000
 """A job that reads fewer rows than this is done sooner with the JVM's quick compiler (docs/benchmarks/data.md)."""
 
@@ -89,9 +94,44 @@ def spark_session(
     session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     try:
-        yield session
+        with signs_of_life(session):
+            yield session
     finally:
         session.stop()
+
+
+@contextmanager
+def signs_of_life(session: SparkSession, after_s: float = SIGN_AFTER_S) -> Iterator[None]:
+    """Log how far Spark is while it works: after so many seconds, then twice as many, at last every 5 minutes.
+
+    Spark's own bar needs a terminal and says nothing in a log.
+    """
+    over, began = threading.Event(), time.monotonic()
+
+    def watch() -> None:
+        tracker, pause = session.sparkContext.statusTracker(), after_s
+        while not over.wait(pause):
+            pause = min(2 * pause, 300.0)
+            try:
+                stages = [tracker.getStageInfo(number) for number in tracker.getActiveStageIds()]
+            except Exception:  # Java is gone: the job itself says so
+                return
+            parts = [stage for stage in stages if stage is not None]
+            if parts:
+                done, total = (
+                    sum(stage.numCompletedTasks for stage in parts),
+                    sum(stage.numTasks for stage in parts),
+                )
+                seconds = time.monotonic() - began
+                log.info("Spark is at work, %.0f s so far: %d of %d parts of this pass done", seconds, done, total)
+
+    thread = threading.Thread(target=watch, name="signs of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5)
 
 
 def frame_of(spark: SparkSession, rows: Iterable[Sequence[Any]], ddl: str) -> DataFrame:

@@ -227,7 +227,7 @@ def acmoe_rows() -> tuple[Ours, ...]:
     forms = {"default.acmoe": DIVIDED, "default.no-acmoe": SHARED}
     if default.stop_gradient:
         forms["default.no-stop-gradient"] = {"stop_gradient": False}
-    rows = [Ours(name, changes, slow=name == "default.no-stop-gradient") for name, changes in forms.items()]
+    rows = [Ours(name, changes) for name, changes in forms.items()]
     return tuple(row for row in rows if row.config != default)
 
 

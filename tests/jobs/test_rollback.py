@@ -330,6 +330,13 @@ def test_without_an_earlier_night_the_lists_stay(project: Project) -> None:
     assert "no earlier night has any" in said and project.shown() == [f"of-{FIRST}"]
 
 
+def test_where_no_night_has_run_nothing_is_made_by_looking(settings: Callable[..., Settings]) -> None:
+    own = settings()
+    with pytest.raises(JobError, match="no night has run yet"):
+        roll_back(own, reason="bad", dry_run=True)
+    assert not own.state.exists() or not [file for file in own.state.rglob("*") if file.is_file()]
+
+
 def test_nothing_to_roll_back(project: Project, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(JobError, match="there is no champion to roll back"):
         roll_back(project.settings, reason="bad")

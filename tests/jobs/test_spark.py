@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
 import subprocess
 import sys
+import time
 from datetime import date
 
 import pytest
 from pyspark.sql import SparkSession
 
 from jobs.schemas import SEQUENCES
-from jobs.spark import frame_of
+from jobs.spark import frame_of, signs_of_life
 from tests.conftest import SettingsFactory
 
 ROWS = [("a", date(2024, 1, 29), [1, 2]), ("b", None, [])]
@@ -26,6 +29,22 @@ def test_a_frame_of_the_drivers_rows_needs_no_python_worker(
     frame = frame_of(spark, rows, ddl)
     assert [tuple(row) for row in frame.collect()] == rows
     assert "LocalRelation" in frame._jdf.queryExecution().optimizedPlan().toString()
+
+
+def test_long_work_says_how_far_it_is_and_idle_sessions_say_nothing(
+    spark: SparkSession, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = spark.range(0, 6, 1, 6).selectExpr("reflect('java.lang.Thread', 'sleep', 400L) as slept")
+    with caplog.at_level(logging.INFO, logger="syncrec"), signs_of_life(spark, 0.3):
+        slow.collect()
+        n_lines = len(caplog.messages)
+        time.sleep(3)
+    assert 1 <= n_lines == len(caplog.messages), caplog.messages
+    said = [
+        re.fullmatch(r"Spark is at work, \d+ s so far: (\d) of 6 parts of this pass done", line)
+        for line in caplog.messages
+    ]
+    assert all(said) and all(int(match[1]) < 6 for match in said if match)
 
 
 WORKERS = """
