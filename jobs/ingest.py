@@ -11,6 +11,7 @@ docs/bad-input.md says what happens to what.
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,9 +37,12 @@ from jobs.audits import (
 from jobs.command import Run, log, parse_day, run_job
 from jobs.errors import JobError
 from jobs.ingest_checks import (
+    ReasonCounts,
     check_accounting,
+    check_history,
     check_shares,
     check_volume,
+    count_domains,
     count_reasons,
     days_in_words,
     observations,
@@ -47,7 +51,7 @@ from jobs.ingest_checks import (
 )
 from jobs.lakehouse import Lakehouse, data_files
 from jobs.landing import count_lines, find_files, landing_days
-from jobs.night import Night
+from jobs.night import BOOTSTRAP, Night
 from jobs.readers import read_landing, readable_errors
 from jobs.schemas import ANYONE, INTERACTIONS, ITEMS, REJECTED_INTERACTIONS
 from jobs.spark import QUICK_ROWS, frame_of, spark_session
@@ -260,15 +264,34 @@ def ingest(run: Run) -> str:
             rejected=row_count(staged.files[REJECTED_INTERACTIONS.name]),
             duplicates=int(copies[0] or 0) if copies else 0,
         )
-        tell(counts, account, strangers)
+        unknown = (
+            count_domains(judged, "unknown_domain") if counts.by_reason()["unknown_domain"] else Counter[str]()
+        )
+        tell(counts, account, strangers, unknown=unknown)
         extra = [
             check_accounting(account),
             *check_shares(counts, settings.sources),
+            *_check_history(run, lakehouse, judged, counts, unknown),
             *check_volume(lakehouse, account, first, run.ds),
             *observations(account, strangers),
         ]
         _audit(run, spark, lakehouse, first, staged, extra)
     return _publish(run, lakehouse, first, staged)
+
+
+def _check_history(
+    run: Run, lakehouse: Lakehouse, judged: DataFrame, counts: ReasonCounts, unknown: Counter[str]
+) -> list[AuditResult]:
+    """Look at the days that a project begins with. `make nightly` stops there, by hand it is a warning."""
+    if run.arguments.since is None or lakehouse.current_snapshot(INTERACTIONS.name) is not None:
+        return []
+    events, settings = count_domains(judged, None), run.settings
+    found = check_history(counts, settings.sources, settings.domain_names, events, unknown)
+    if run.run_id == BOOTSTRAP:
+        return [found]
+    if not found.success:
+        log.warning("warning: %s: %s", found.observed, found.hint)
+    return []
 
 
 def _stage(run: Run, spark: SparkSession, lakehouse: Lakehouse, parts: Ingested, largest: int) -> Staged:

@@ -81,6 +81,18 @@ def count_reasons(judged: DataFrame) -> ReasonCounts:
     return ReasonCounts({(row[0], row[1], row[2]): row[3] for row in rows})
 
 
+def count_domains(judged: DataFrame, reason: str | None) -> Counter[str]:
+    """Raw rows of one reason (None: sound ones) by what they say of their domain."""
+    chosen = judged.where("reason is null" if reason is None else f"reason = '{reason}'")
+    return Counter({str(row[0] or ""): row[1] for row in chosen.groupBy("domain").count().collect()})
+
+
+def unknown_in_words(unknown: Counter[str], most: int = 5) -> str:
+    """What no domain is called, the most frequent first."""
+    named = [f"{name[:30] or 'nothing'!r} in {rows:,} lines" for name, rows in unknown.most_common(most)]
+    return ", ".join(named) + (", ..." if len(unknown) > most else "")
+
+
 def row_count(files: Sequence[str]) -> int:
     """Rows of Parquet files, by their footers."""
     return sum(pq.ParquetFile(file.removeprefix("file://")).metadata.num_rows for file in files)
@@ -96,8 +108,11 @@ def _called(table: str) -> str:
     return "events" if table == INTERACTIONS.name else table
 
 
-def tell(counts: ReasonCounts, account: Account, strangers: Sequence[str], table: str = INTERACTIONS.name) -> None:
-    """Log what was read and what became of it, one fact a line."""
+def tell(
+    counts: ReasonCounts, account: Account, strangers: Sequence[str], table: str = INTERACTIONS.name,
+    *, unknown: Counter[str] | None = None,
+) -> None:  # fmt: skip
+    """Log what was read and what became of it, one fact a line. unknown: domains that are not configured."""
     for name in strangers:
         log.warning("warning: %s belongs to no source and was left alone", name)
     for source, rows in sorted(counts.by_source().items()):
@@ -107,6 +122,8 @@ def tell(counts: ReasonCounts, account: Account, strangers: Sequence[str], table
     log.info("%s: %s", _called(table), f"{account.events:,}")
     for reason, rows in sorted(counts.by_reason().items()):
         log.info("rejected for %s: %s", reason, f"{rows:,}")
+    if unknown:
+        log.warning("warning: no domain is called %s", unknown_in_words(unknown))
     log.info("duplicates: %s", f"{account.duplicates:,}")
     if again := delivered_again(account):
         log.warning("warning: %s", again)
@@ -171,6 +188,28 @@ def _check_share(
         failed=sum(days[day][0] for day in wrong),
         observed=f"broken on {', '.join(map(str, wrong))}" if wrong else "holds on every day",
         hint=f"on {days_in_words(wrong[0], wrong[-1])}{found}: {asked}" if wrong else "",
+    )
+
+
+def check_history(
+    counts: ReasonCounts, sources: Sequence[Source], domains: Sequence[str], events: Counter[str],
+    unknown: Counter[str],
+) -> AuditResult:  # fmt: skip
+    """Every domain has an event in the history that a project begins with: what is missing there stays missing.
+
+    events, unknown: sound rows, and rows of no configured domain, by what they say of their domain.
+    """
+    without = [domain for domain in domains if not events[domain]]
+    read = counts.by_source()
+    found = [f"no file of source {source.name} ({source.files})" for source in sources if not read[source.name]]
+    found += [f"no domain is called {unknown_in_words(unknown)}"] if unknown else []
+    asked = "correct [[sources]] or [domains], or take the domain out until it has events"
+    return AuditResult(
+        table_name=INTERACTIONS.name,
+        rule="every domain has an event in the history",
+        success=not without,
+        observed=f"no event in {', '.join(without)}" if without else "every domain has events",
+        hint="; ".join([*found, asked]) if without else "",
     )
 
 

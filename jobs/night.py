@@ -14,6 +14,9 @@ from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.night_files import notes_file, write_whole
 
+BOOTSTRAP = "bootstrap"
+"""The run id under which `make nightly` reads the history that a project begins with."""
+
 
 class Night:
     """The pins and notes of one run of one day.

@@ -31,6 +31,8 @@ def closing_lines(
     yield f"  recommendations  {count:,} rows"
     yield f"  model            {model_text(night)}"
     yield f"  NTG per domain   {ntg_text(metrics, settings.domain_names)}"
+    if served := served_text(metrics, settings.domain_names, str(night["served_version"])):
+        yield f"  what is served   {served}"
     yield f"  query it         make sql{option} Q={FIRST_QUERY}"
     yield f"  BI tools         {analytics_file(settings)}    (DuckDB, read only)"
     yield f"  web pages        make up{option}    (MLflow and Airflow, on this machine only)"
@@ -64,15 +66,32 @@ def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str]) -> str:
     for row in metrics:
         if row["metric"] == "ntg_ndcg" and (row["domain"] not in best or row["role"] == "challenger"):
             best[row["domain"]] = row
-    told = []
-    for domain in domains:
-        if domain in best:
-            row = best[domain]
-            clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
-            told.append(f"{domain} {row['value']:+.3f}{'*' if clear else ''}")
+    told = [f"{domain} {_gap(best[domain])}" for domain in domains if domain in best]
     if not told:
         return "not measured tonight"
-    return ", ".join(told) + "   (NDCG@10, cross view less single; * clear; validation chose what is served)"
+    return ", ".join(told) + "   (NDCG@10, cross view less single; * clear)"
+
+
+def served_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], version: str) -> str:
+    """What the version that serves gains on its own single view, and the view that validation chose, as one line.
+
+    "" where it was not measured tonight.
+    """
+    own = [row for row in metrics if row["metric"] == "ntg_served" and str(row["model_version"]) == version]
+    gains = {row["domain"]: row for row in own if row["split"] == "test"}
+    views = {row["domain"]: row["view"] for row in own if row["split"] == "valid"}
+    told = [
+        f"{domain} {_gap(gains[domain])} {views.get(domain) or ''}".rstrip()
+        for domain in domains
+        if domain in gains
+    ]
+    return ", ".join(told) + "   (the view that validation chose, less single)" if told else ""
+
+
+def _gap(row: dict[str, Any]) -> str:
+    """A difference with its sign; a star where its interval leaves out 0."""
+    clear = row["low"] is not None and (row["low"] > 0 or row["high"] < 0)
+    return f"{row['value']:+.3f}{'*' if clear else ''}"
 
 
 def failure_text(ds: date, end: NightEnd, log: Path, page: Path | None = None, *, published: bool = False) -> str:

@@ -25,7 +25,7 @@ from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.machine_errors import machine_trouble
 from jobs.model_settings import check_options
-from jobs.night import Night
+from jobs.night import BOOTSTRAP, Night
 from jobs.night_closing import closing_lines, failure_text
 from jobs.night_plan import DAY, Plan, due, landing_days, table_days
 from jobs.orchestrator import airflow_environment, prepare, run_night, started
@@ -118,7 +118,7 @@ class Launcher:
         print(f"\nhistory {first} to {last}, ingested at once ...", flush=True)
         begun = time.monotonic()
         python = self.environment["SYNCREC_JOBS_PYTHON"]
-        command = [python, "-m", "jobs.ingest", f"--ds={last}", f"--since={first}", "--run-id=bootstrap"]
+        command = [python, "-m", "jobs.ingest", f"--ds={last}", f"--since={first}", f"--run-id={BOOTSTRAP}"]
         log, cause = self.logs / "bootstrap.log", ""
         with log.open("a", encoding="utf-8") as out, started(command, self.environment, [self.lock]) as process:
             out.write(f"\n=== {datetime.now(UTC):%Y-%m-%d %H:%M} UTC: {' '.join(command)}\n")

@@ -31,6 +31,7 @@ from jobs.command import one_line
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.links import PAGE, experiment_path, known_page
+from jobs.mlflow_store import make_store
 from jobs.night_files import write_whole
 from jobs.nightly import config_file
 from jobs.orchestrator import airflow_environment, airflow_program, end_families, make_option, prepare
@@ -133,8 +134,7 @@ class Pages:
 
     def _start_mlflow(self, port: int) -> None:
         uri = self.settings.tracking_uri
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        make_store(uri)
         names = ",".join(f"{name}:{port}" for name in ("localhost", HOST))
         command = [sys.executable, "-m", "mlflow", "server", f"--host={HOST}", f"--port={port}", "--workers=1"]
         command += ["--app-name=syncrec", f"--default-artifact-root={self.settings.artifact_root}"]

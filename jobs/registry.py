@@ -39,6 +39,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from jobs.errors import JobError
 from jobs.machine_errors import cause_of
+from jobs.mlflow_store import SQLITE, make_store
 from jobs.private import without_password
 from jobs.settings import Settings
 
@@ -98,11 +99,10 @@ class Registry:
         self.settings = settings
         self.name = settings.mlflow.model_name
         uri = settings.tracking_uri
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         try:
+            make_store(uri)
             self.client = MlflowClient(tracking_uri=uri, registry_uri=uri)
             self.experiment_id = self._experiment()
         except Exception as error:
@@ -110,6 +110,11 @@ class Registry:
                 raise JobError(
                     "another version of MLflow made its database: make a copy of it, then run "
                     f"{sys.executable} -m mlflow db upgrade {without_password(uri)}"
+                ) from error
+            if uri.startswith(SQLITE) and "already exists" in str(error):
+                raise JobError(
+                    f"MLflow's database {uri.removeprefix(SQLITE)} is half-made, its making or upgrade was ended: "
+                    "put back its copy; where no night has trained yet, remove its folder. Then run this again"
                 ) from error
             raise JobError(f"cannot reach MLflow at {without_password(uri)}: {cause_of(error)}") from error
 

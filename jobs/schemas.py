@@ -226,7 +226,9 @@ NIGHTS = Table(
             "lists of this night are shown no more)",
             example="promoted",
         ),
-        Column("reason", "string", "why, in words", example="served ndcg@10 rose in every domain"),
+        Column(
+            "reason", "string", "why, in words", example="no objection in 5 of 5 domains with at least 20 cases"
+        ),
         Column("code_version", "string", "git commit of the jobs", example="b9135e636a81"),
         Column(
             "published_at",
@@ -432,7 +434,12 @@ GATE_CHECKS = Table(
             "passed, objection, not judged, warning; of the decision: promoted, refused, no_challenger",
             example="passed",
         ),
-        Column("words", "string", "why, in words", example="toys: ndcg@10 0.251, champion 0.243: no objection"),
+        Column(
+            "words",
+            "string",
+            "why, in words",
+            example="toys: ndcg@10 0.251 is within 5% of the champion 0.243 or above",
+        ),
         Column(
             "value",
             "double",
@@ -484,7 +491,7 @@ AUDITS = Table(
     (
         _RUN,
         Column("table_name", "string", "the audited table", example="interactions"),
-        Column("rule", "string", "the rule in words", example="rows in = rows out + rejected + duplicates"),
+        Column("rule", "string", "the rule in words", example="lines read = events + rejected lines + duplicates"),
         Column("success", "boolean", "did it hold", example="true"),
         Column(
             "checked",

@@ -139,6 +139,14 @@ class StudyResult:
     def notes(self) -> list[str]:
         """Return the sentences that a reader of the figures should know."""
         notes = [*self.data.notes, *dict.fromkeys(note for run in self.runs for note in run.notes)]
+        if any("single" in run.served.values() for run in self.runs):
+            notes.append(
+                "Served by single: on validation no other view was clearly better there, whatever the test says."
+            )
+        if any(run.best_epoch >= self.training.epochs for run in self.runs):
+            notes.append(
+                "The best epoch is the last one allowed: with more (--epochs) figures and verdicts may change."
+            )
         if self.preset == "paper":
             notes.append("This preset is judged by its cross column: the paper knows no view that is chosen.")
         if len(self.runs) > 1:

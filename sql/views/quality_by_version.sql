@@ -6,7 +6,7 @@
 --   model_version            registry version; 'popularity' for the baseline
 --   role                     challenger, champion or popularity
 --   domain                   the domain; 'macro' the plain mean over domains, 'min' the worst
---   split                    valid or test
+--   split                    test
 --   view                     cross, single, blend, served; '' for popularity
 --   ndcg_10                  ndcg@10
 --   ndcg_10_low              lower end of its 95 % bootstrap interval over users

@@ -354,6 +354,45 @@ def test_shares_ask_the_right_question(settings: Callable[..., Settings]) -> Non
     assert "user = 'user'" in broken({("books", D1, "null_user"): 50})[0]
 
 
+def test_a_history_without_a_domain_is_not_published_by_the_first_nightly(
+    project: Callable[[str], Project], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Events that a wrong name left out of the history would stay missing: no later night reads its days again."""
+    one = project("one")
+    for day in (D1, D2):
+        toys = {"toys_csv": f"user_id,asin,timestamp\na,b,{int(noon(day).timestamp() * 1000)}\n"}
+        shop = {
+            "mixed_jsonl": f'{{"shop": "Groceries", "user": "a", "item": "b", "at": "{noon(day).isoformat()}"}}\n'
+        }
+        one.land(day, [line("a", "m", noon(day))], **toys, **shop)
+    history = (D2, "--since", D1.isoformat(), "--run-id", "bootstrap")
+    assert one.ingest(*history) == 1
+    said = capsys.readouterr()
+    assert "no domain is called 'Groceries' in 2 lines" in said.err + said.out
+    for words in (
+        "no event in groceries, against the rule 'every domain has an event in the history'",
+        "no file of source groceries (groceries*.parquet); no domain is called 'Groceries' in 2 lines; correct",
+    ):
+        assert words in said.err
+    assert not one.rows("interactions", "user_id")
+    for day in (D1, D2):
+        file = one.settings.landing_path / day.isoformat() / "mixed.jsonl"
+        file.write_text(file.read_text().replace("Groceries", "groceries"))
+    assert one.ingest(*history) == 0
+    assert {row[0] for row in one.rows("interactions", "domain")} == {"books", "toys", "groceries"}
+
+
+def test_by_hand_a_history_without_a_domain_is_a_warning(
+    project: Callable[[str], Project], capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = project("one")
+    one.land(D1, [line("a", "m", noon(D1))])
+    assert one.ingest(D1, "--since", D1.isoformat()) == 0
+    said = capsys.readouterr()
+    assert "warning: no event in toys, groceries: no file of source toys" in said.err + said.out
+    assert len(one.rows("interactions", "domain")) == 1
+
+
 def test_volume_is_held_against_recent_days(settings: Callable[..., Settings]) -> None:
     lakehouse = Lakehouse(settings())
     lakehouse.create_tables()

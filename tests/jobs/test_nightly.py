@@ -20,7 +20,7 @@ from pyiceberg.expressions import EqualTo
 from jobs import nightly
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.night_closing import closing_lines, failure_text, ntg_text
+from jobs.night_closing import closing_lines, failure_text, ntg_text, served_text
 from jobs.night_log import NightEnd, NightLog, StepEnd
 from jobs.night_plan import Plan, landing_days, plan_nights, sample_days, table_days
 from jobs.nightly import locked
@@ -255,6 +255,20 @@ def test_ntg_is_the_challengers_where_there_is_one_and_marks_what_is_clear() -> 
         "books +0.032*, toys -0.500*, coupons +0.100, games +0.000   (NDCG@10, cross view less single; * clear"
     )
     assert ntg_text([], ("books",)) == "not measured tonight"
+
+
+def test_the_line_of_what_is_served_is_of_the_version_that_serves() -> None:
+    def row(version: str, domain: str, split: str, value: float, view: str = "") -> dict[str, object]:
+        return {"metric": "ntg_served", "model_version": version, "domain": domain, "split": split, "value": value,
+                "low": value - 0.01, "high": value + 0.01, "view": view}  # fmt: skip
+
+    rows = [
+        row("2", "books", "test", 0.5), row("1", "books", "test", 0.02), row("1", "books", "valid", 0.3, "blend"),
+        row("1", "toys", "test", 0.0), row("1", "toys", "valid", 0.0, "single"), row("1", "macro", "test", 0.1),
+    ]  # fmt: skip
+    text = served_text(rows, ("books", "toys", "absent"), "1")
+    assert text == "books +0.020* blend, toys +0.000 single   (the view that validation chose, less single)"
+    assert served_text(rows, ("books",), "3") == ""
 
 
 def test_the_closing_lines_say_what_came_out_and_where_to_look(settings: Callable[..., Settings]) -> None:

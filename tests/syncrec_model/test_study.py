@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,15 @@ def test_a_case_without_a_history_is_none(tmp_path: Path) -> None:
     data = read_study(write(tmp_path / "log.parquet", {k: log[k] + late[k] for k in log}), split="time")
     newcomer = data.user_E[data.cases("test")] == data.users.index("new")
     assert newcomer.sum() == 3
+
+
+def test_the_notes_say_when_training_was_cut_off_and_why_single_serves(result: StudyResult) -> None:
+    def notes(best_epoch: int, view: str) -> str:
+        run = dataclasses.replace(result.runs[0], best_epoch=best_epoch, served={"books": view})
+        return " ".join(dataclasses.replace(result, runs=[run]).notes())
+
+    assert "last one allowed" in notes(2, "blend") and "last one allowed" not in notes(1, "blend")
+    assert "Served by single" in notes(1, "single") and "Served by single" not in notes(1, "blend")
 
 
 def test_a_sample_of_users_is_part_of_the_log_and_always_the_same(log: Path) -> None:
