@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import textwrap
 from collections.abc import Mapping
@@ -12,14 +13,17 @@ from typing import Any
 import duckdb
 
 from jobs.audits import NOTHING_PUBLISHED
+from jobs.night_files import write_whole
 from jobs.night_log import BESIDE
 from jobs.report_problems import name_log
+from jobs.schemas import ROLLED_BACK
 from jobs.step_times import FAILED, NOT_ENDED
 
 Row = dict[str, Any]
 _LOOK = re.compile(r'<meta name="look" content="(\w+) (\d+) ([^"]*)">')
 _BEGINNING = 2000
 """So many characters of a page hold what _LOOK finds."""
+_TOP, _MARK = "<header>", "↩ Rolled back"
 _REASON = 240
 """A reason of so many characters still fits two or three lines, and holds the question at an audit's end."""
 
@@ -53,6 +57,23 @@ def index_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Row]
         row |= {"decision": decision, "reason": words, "seconds": took.get((ds, run_id))}
         table.append(row | _to_look_at(folder / f"{day}.html", run_id))
     return table
+
+
+def mark_withdrawn(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    """Let the pages of nights that were rolled back say so at their top; the rest stays as it was written."""
+    rows = connection.execute(
+        "select ds, reason from nights where decision = $word", {"word": ROLLED_BACK}
+    ).fetchall()
+    for ds, reason in rows:
+        page = folder / f"{ds}.html"
+        text = page.read_text(encoding="utf-8") if page.exists() else ""
+        if _TOP not in text or _MARK in text:
+            continue
+        said = html.escape(
+            f"This night was {reason}. Its lists are shown no more; what follows was written before."
+        )
+        mark = f'<div class="verdict look" role="status">\n<p>{_MARK}.</p>\n<p class="sub">{said}</p>\n</div>\n'
+        write_whole(page, text.replace(_TOP, f"{_TOP}\n{mark}", 1))
 
 
 def _stopped(connection: duckdb.DuckDBPyConnection) -> Mapping[tuple[date, str], str]:

@@ -149,14 +149,16 @@ def roll_back(settings: Settings, *, to: str | None = None, reason: str, dry_run
 
 
 def _show(settings: Settings) -> None:
-    """Let analytics.duckdb and the list of nights say what holds now."""
+    """Let analytics.duckdb, the list of nights and the pages of withdrawn ones say what holds now."""
     from jobs.report import write_index  # draws with matplotlib, which nothing else here needs
+    from jobs.report_index import mark_withdrawn
 
     refresh(settings)
     reports, file = settings.state / "reports", analytics_file(settings)
     if reports.exists() and file.exists():
         with duckdb.connect(str(file), read_only=True) as connection:
             write_index(connection, reports)
+            mark_withdrawn(connection, reports)
 
 
 def _withdraw(lakehouse: Lakehouse, rows: Sequence[dict[str, Any]], plan: Plan, reason: str) -> None:

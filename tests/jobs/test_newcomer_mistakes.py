@@ -132,7 +132,7 @@ MISTAKES: dict[str, Mistake] = {
     "a query of an unknown name": (nothing, query.main, ["ntg"], "no query 'ntg'; ready are: .*ntg_by_day"),
     "analytics before the first night": (nothing, analytics.main, [], "no night has run yet: make nightly"),
     "forgetting before the first night": (nothing, forget.main, ["--user-id", "ann"], "no night has run yet"),
-    "a rollback before the first night": (nothing, rollback.main, [], "no champion to roll back"),
+    "a rollback before the first night": (nothing, rollback.main, [], "no night has run yet: make nightly"),
     "a table that somebody changed": (
         damaged_table, nightly.main, [], "recommendations .* lacks arm, .*: restore it, or .* new state_dir",
     ),

@@ -147,6 +147,21 @@ def test_the_previous_champion_and_its_lists_are_back_and_nothing_is_lost(three:
     assert "Rolled back to version 1: readers complain." in version.description
 
 
+def test_the_pages_of_withdrawn_nights_say_so_once(three: Project) -> None:
+    write_analytics(three.settings)
+    reports = three.settings.state / "reports"
+    reports.mkdir()
+    for day in (FIRST, SECOND):
+        (reports / f"{day}.html").write_text("<body>\n<header>\n<h1>Night</h1>\n</header>\n")
+    roll_back(three.settings, reason="readers <b>complain</b>")
+    rollback._show(three.settings)
+    first, second = ((reports / f"{day}.html").read_text(encoding="utf-8") for day in (FIRST, SECOND))
+    assert first == "<body>\n<header>\n<h1>Night</h1>\n</header>\n"
+    assert second.count("Rolled back") == 1 and second.index("Rolled back") < second.index("<h1>")
+    assert "version 1: readers &lt;b&gt;complain" in second and "<b>" not in second
+    assert not (reports / f"{THIRD}.html").exists()
+
+
 def test_nights_that_tried_the_version_out_are_passed_over_too(project: Project) -> None:
     """Version 2 was the candidate of the second night, and is champion since the third."""
     one, two = project.version(FIRST), project.version(SECOND)
