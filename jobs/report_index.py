@@ -23,7 +23,7 @@ Row = dict[str, Any]
 _LOOK = re.compile(r'<meta name="look" content="(\w+) (\d+) ([^"]*)">')
 _BEGINNING = 2000
 """So many characters of a page hold what _LOOK finds."""
-_TOP, _MARK = "<header>", "↩ Rolled back"
+_TOP, _MARK = "</h1>", "↩ Rolled back"
 _REASON = 240
 """A reason of so many characters still fits two or three lines, and holds the question at an audit's end."""
 
