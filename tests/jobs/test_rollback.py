@@ -157,7 +157,8 @@ def test_the_pages_of_withdrawn_nights_say_so_once(three: Project) -> None:
     rollback._show(three.settings)
     first, second = ((reports / f"{day}.html").read_text(encoding="utf-8") for day in (FIRST, SECOND))
     assert first == "<body>\n<header>\n<h1>Night</h1>\n</header>\n"
-    assert second.count("Rolled back") == 1 and second.index("</h1>") < second.index("Rolled back") < second.index("</header>")
+    assert second.count("Rolled back") == 1
+    assert second.index("</h1>") < second.index("Rolled back") < second.index("</header>")
     assert "version 1: readers &lt;b&gt;complain" in second and "<b>" not in second
     assert not (reports / f"{THIRD}.html").exists()
 
