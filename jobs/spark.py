@@ -109,10 +109,11 @@ def signs_of_life(session: SparkSession, after_s: float = SIGN_AFTER_S) -> Itera
     over, began = threading.Event(), time.monotonic()
 
     def watch() -> None:
-        tracker, pause = session.sparkContext.statusTracker(), after_s
+        pause = after_s
         while not over.wait(pause):
             pause = min(2 * pause, 300.0)
             try:
+                tracker = session.sparkContext.statusTracker()
                 stages = [tracker.getStageInfo(number) for number in tracker.getActiveStageIds()]
             except Exception:  # Java is gone: the job itself says so
                 return

@@ -237,7 +237,9 @@ def test_rows_of_one_cell_are_trained_side_by_side_and_readers_wait_for_what_the
 
         def fit(self, *arguments: Any) -> Fitted:
             found = super().fit(*arguments)
+            until = time.monotonic() + 20
             while len(lines(calls)) < 3:
+                assert time.monotonic() < until, "the others have not begun"
                 time.sleep(0.01)
             return found
 
