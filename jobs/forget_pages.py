@@ -13,6 +13,7 @@ from typing import Any
 
 from jobs.errors import JobError
 from jobs.forget_person import People
+from jobs.mlflow_store import no_store
 from jobs.night_files import write_whole
 from jobs.settings import Settings
 
@@ -104,9 +105,8 @@ class Copies:
         return MlflowClient(tracking_uri=self.settings.tracking_uri)
 
     def _pages(self) -> Iterator[tuple[str, str]]:
-        sqlite = self.settings.tracking_uri.removeprefix("sqlite:///")
-        if sqlite != self.settings.tracking_uri and not Path(sqlite).exists():
-            return  # looking must not create a store
+        if no_store(self.settings.tracking_uri):
+            return
         from mlflow.entities import ViewType
 
         client, token = self._client(), None

@@ -14,14 +14,25 @@ from pathlib import Path
 SQLITE = "sqlite:///"
 
 
+def store_file(uri: str) -> Path | None:
+    """The file behind a tracking address; None where it is no plain SQLite file."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) and "?" not in uri else None
+
+
+def no_store(uri: str) -> bool:
+    """Whether the file is not there yet. Whoever only looks asks first: MLflow's client would make it."""
+    file = store_file(uri)
+    return file is not None and not file.exists()
+
+
 def make_store(uri: str) -> None:
     """Make the database of a tracking address where that is an SQLite file which is not there yet.
 
     Two at once make it once. Whatever ends this, the next call begins anew.
     """
-    if not uri.startswith(SQLITE) or "?" in uri:
+    file = store_file(uri)
+    if file is None:
         return
-    file = Path(uri.removeprefix(SQLITE))
     file.parent.mkdir(parents=True, exist_ok=True)
     if file.exists():
         return

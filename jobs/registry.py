@@ -39,7 +39,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
 from jobs.errors import JobError
 from jobs.machine_errors import cause_of
-from jobs.mlflow_store import SQLITE, make_store
+from jobs.mlflow_store import make_store, store_file
 from jobs.private import without_password
 from jobs.settings import Settings
 
@@ -111,9 +111,10 @@ class Registry:
                     "another version of MLflow made its database: make a copy of it, then run "
                     f"{sys.executable} -m mlflow db upgrade {without_password(uri)}"
                 ) from error
-            if uri.startswith(SQLITE) and "already exists" in str(error):
+            file = store_file(uri)
+            if file and "already exists" in str(error):
                 raise JobError(
-                    f"MLflow's database {uri.removeprefix(SQLITE)} is half-made, its making or upgrade was ended: "
+                    f"MLflow's database {file} is half-made, its making or upgrade was ended: "
                     "put back its copy; where no night has trained yet, remove its folder. Then run this again"
                 ) from error
             raise JobError(f"cannot reach MLflow at {without_password(uri)}: {cause_of(error)}") from error

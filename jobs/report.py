@@ -23,6 +23,7 @@ from jobs.analytics import write_analytics
 from jobs.command import Run, one_line, run_job
 from jobs.errors import PublishConflict
 from jobs.links import run_link, tell_links
+from jobs.mlflow_store import no_store
 from jobs.night_files import write_whole
 from jobs.query import connect, open_lakehouse
 from jobs.report_facts import gather
@@ -95,9 +96,8 @@ def alone(page: str) -> str:
 
 def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Path) -> bool:
     """Add the page to the artifacts of the night's training run; False, with a log line, where that cannot be."""
-    sqlite = settings.tracking_uri.removeprefix("sqlite:///")
-    if sqlite != settings.tracking_uri and not Path(sqlite).exists():
-        return False  # looking must not create a store
+    if no_store(settings.tracking_uri):
+        return False
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     try:
