@@ -214,7 +214,9 @@ def test_what_stops_a_run_stops_the_child_and_what_it_started(tmp_path: Path) ->
 def test_so_many_run_at_once_and_each_says_how_it_ended(tmp_path: Path) -> None:
     def meet(own: str, other: str) -> None:
         (tmp_path / own).touch()
+        until = time.monotonic() + 20
         while not (tmp_path / other).exists():
+            assert time.monotonic() < until, "the other one has not begun"
             time.sleep(0.01)
 
     def fail() -> None:
