@@ -368,7 +368,7 @@ def test_a_history_without_a_domain_is_not_published_by_the_first_nightly(
     history = (D2, "--since", D1.isoformat(), "--run-id", "bootstrap")
     assert one.ingest(*history) == 1
     said = capsys.readouterr()
-    assert "no domain is called 'Groceries' in 2 lines" in said.err + said.out
+    assert "warning: no domain is called 'Groceries' in 2 lines" in said.err + said.out
     for words in (
         "no event in groceries, against the rule 'every domain has an event in the history'",
         "no file of source groceries (groceries*.parquet); no domain is called 'Groceries' in 2 lines; correct",

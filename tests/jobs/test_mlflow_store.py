@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 import time
@@ -34,6 +35,20 @@ def test_a_kill_while_it_is_made_leaves_nothing_that_a_night_meets(settings: Cal
     assert [path.name for path in file.parent.glob("*.new*")] == []
 
 
+def test_what_a_kill_left_is_no_part_of_the_next_one(settings: Callable[..., Settings]) -> None:
+    own = settings()
+    file = Path(own.tracking_uri.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True)
+    half_made(file.with_name(f"{file.name}.new"))
+    assert Registry(own).client.search_experiments()
+
+
+def half_made(file: Path) -> None:
+    """Make a table whose making MLflow's migrations do not survive."""
+    with sqlite3.connect(file) as database:
+        database.execute("create table logged_models (model_id text)")
+
+
 def test_one_that_is_there_stays(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     file.write_bytes(b"mine")
@@ -43,12 +58,9 @@ def test_one_that_is_there_stays(tmp_path: Path) -> None:
 
 
 def test_a_half_made_one_of_an_earlier_version_is_named(settings: Callable[..., Settings]) -> None:
-    import sqlite3
-
     own = settings()
     file = Path(own.tracking_uri.removeprefix("sqlite:///"))
     file.parent.mkdir(parents=True)
-    with sqlite3.connect(file) as database:
-        database.execute("create table logged_models (model_id text)")
+    half_made(file)
     with pytest.raises(JobError, match=r"mlflow\.db is half-made.*remove its folder"):
         Registry(own)
