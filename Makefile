@@ -271,7 +271,7 @@ class_archive() {
     [ -z "$${JAVA_HOME:-}" ] || java=$$JAVA_HOME/bin/java
     key=$$({ "$$java" -version 2>&1; cat .venv/jobs/made-from; } | cksum)
     [ "$$(cat .venv/jobs/class-archive-for 2>/dev/null)" != "$$key" ] || return 0
-    say "keeping Spark's classes where the JVM finds them sooner (180 MB, half a minute) ..."
+    say "keeping Spark's classes where the JVM finds them sooner (180 MB, half a minute to two) ..."
     .venv/jobs/bin/python -m jobs.class_archive || say "  Spark jobs start some seconds slower without"
     printf '%s' "$$key" >.venv/jobs/class-archive-for
 }

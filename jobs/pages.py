@@ -309,7 +309,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stopped = pages.down()
             print(f"stopped {stopped} servers" if stopped else "no pages were running")
             return 0
-        print("starting the web pages (about half a minute) ...", flush=True)
+        print("starting the web pages (half a minute to a minute) ...", flush=True)
         pages.up(airflow_port=arguments.airflow_port, mlflow_port=arguments.mlflow_port)
         print("\n".join(pages.describe()))
         return 0

@@ -47,7 +47,9 @@ from jobs.time_travel import snapshots_of
 
 NO_NIGHT = "no night has run yet: make nightly"
 MOST_ROWS = 10_000
-_ANSWER = "__answer"
+_ANSWERS = "answers_of_this_prompt"
+"""A database of its own, so that `show tables` shows the tables alone."""
+_ANSWER = f"{_ANSWERS}.main.answer"
 _WIDE = 1_000_000
 _CUTS = (48, 32)
 """Texts are cut to so many characters where a table is too wide for the terminal."""
@@ -169,14 +171,15 @@ def _open(settings: Settings, engine: str, as_of: date | None, most: int) -> Ite
     """Ask one of the engines; an answer is worked out once, and its first `most` rows are kept."""
     if engine == "duckdb":
         with connect(settings, as_of) as connection:
+            connection.execute(f"attach ':memory:' as {_ANSWERS}")
 
             def ask_duckdb(text: str) -> duckdb.DuckDBPyRelation | None:
                 rows = connection.sql(text)
                 if rows is None:
                     return None
-                connection.execute(f"drop table if exists {_ANSWER}")
-                rows.limit(most).create(_ANSWER)  # a relation would be run again by each look at it
-                return connection.table(_ANSWER)
+                # a relation would be run again by each look at it; DuckDB finds `rows` by its name here
+                connection.execute(f"create or replace table {_ANSWER} as from rows limit {most}")
+                return connection.sql(f"from {_ANSWER}")
 
             yield ask_duckdb
         return

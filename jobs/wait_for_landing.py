@@ -19,6 +19,8 @@ from jobs.landing import NO_MARKER
 from jobs.model_settings import check_options
 from jobs.settings import Landing, Source
 
+SOURCE = "source "
+
 
 def source_files(folder: Path, source: Source) -> list[Path]:
     """The files of one source in one day folder, by name."""
@@ -30,7 +32,7 @@ def missing(folder: Path, landing: Landing, sources: Sequence[Source]) -> list[s
     if not folder.is_dir():
         return ["the folder itself"]
     lacks = [
-        f"source '{source.name}' ({source.files})"
+        f"{SOURCE}'{source.name}' ({source.files})"
         for source in sources
         if source.required and not source_files(folder, source)
     ]
@@ -120,9 +122,11 @@ def wait_for_landing(run: Run) -> str:
 def _timeout_message(folder: Path, landing: Landing, lacks: list[str]) -> str:
     there = sorted(entry.name for entry in os.scandir(folder))[:10] if folder.is_dir() else []
     found = f"there is {', '.join(there)}" if there else "it is empty" if folder.is_dir() else "no such folder"
+    absent = any(lack.startswith(SOURCE) for lack in lacks)
     return (
         f"{folder} is not complete after {landing.timeout_minutes:g} minutes: missing {'; '.join(lacks)}; {found}. "
-        "Deliver what is missing and run this step again; a source that may be absent has required = false"
+        "Deliver what is missing and run this step again"
+        + ("; a source that may be absent has required = false" if absent else "")
     )
 
 

@@ -8,7 +8,9 @@ import pytest
 
 from jobs.lakehouse import Lakehouse
 from jobs.query import connect, main
+from jobs.schemas import TABLES
 from jobs.settings import load_settings
+from jobs.sql_views import SEQUENCES_NIGHT, sql_files
 from tests.sql.planted import fill, write_config
 
 
@@ -41,8 +43,8 @@ def test_of_a_long_answer_the_first_rows_are_shown_and_all_counted(
 def test_a_query_runs_once_however_its_answer_is_looked_at(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    typed = "create sequence runs; select nextval('runs') from range(70); select 'next is ' || nextval('runs');"
-    monkeypatch.setattr("sys.stdin", io.StringIO(typed.replace("; ", ";\n")))
+    typed = ["create temp sequence n", "select nextval('n') from range(70)", "select 'next is ' || nextval('n')"]
+    monkeypatch.setattr("sys.stdin", io.StringIO(";\n".join(typed)))
     assert main(["--config", str(config)]) == 0
     printed = capsys.readouterr().out
     assert "70 rows (the first 60 shown" in printed
@@ -174,6 +176,16 @@ def test_the_prompt_reads_a_pipe(
     assert "Do the other domains help or hurt each domain, night by night?" in printed
     assert "42" in printed
     assert "no semicolon" in printed
+
+
+def test_show_tables_shows_the_tables_alone(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("select 'an answer' as kept;\nshow tables;\nshow tables;"))
+    assert main(["--config", str(config), "--rows", "100"]) == 0
+    found = re.findall(r"│ (\w+) +│", capsys.readouterr().out.partition("an answer")[2])
+    names = [name for name in found if name not in ("name", "varchar")]
+    assert names == 2 * sorted([*TABLES, *(view.stem for view in sql_files("views")), SEQUENCES_NIGHT])
 
 
 def test_a_persons_mistakes_at_the_prompt_do_not_make_the_command_fail(

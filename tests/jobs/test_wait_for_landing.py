@@ -127,6 +127,10 @@ def test_the_timeout_says_what_is_missing_what_is_there_and_where(
     text = str(raised.value)
     for part in (str(day), "source 'toys' (toys*.csv*)", "the marker file _SUCCESS", "there is books.csv"):
         assert part in text
+    assert "may be absent has required = false" in text
+    (day / "toys.csv").touch()
+    with pytest.raises(JobError, match=r"marker file _SUCCESS.*run this step again$"):
+        wait_for_landing(run_of(short))
 
 
 def test_the_timeout_says_that_there_is_no_folder(settings: Callable[..., Settings]) -> None:
