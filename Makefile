@@ -344,7 +344,7 @@ lock() {
     mkdir -p .venv
     exec 9>>.venv/.lock
     flock -n 9 && return 0
-    say "another make sets up the environments of this folder; waiting for it ..."
+    say "another make sees to the environments of this folder; waiting for it ..."
     flock 9
 }
 

@@ -246,6 +246,8 @@ def require(results: Sequence[AuditResult], *, staged: Sequence[Path] = ()) -> N
         )
         return
     said = "; ".join(map(_broken_in_words, broken))
+    for folder in staged:  # a line each: the one of the error may be cut
+        log.info("staged files left in %s", folder)
     left = f"; staged files left in {' and '.join(map(str, staged))}" if staged else ""
     raise AuditFailed(f"{NOTHING_PUBLISHED}{said}{left}")
 

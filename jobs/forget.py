@@ -45,6 +45,7 @@ MODELS = (
     "train the next night cold (SYNCREC_TRAINING__WARM_START=false) and delete older versions in MLflow. Item ids "
     "and sums over all users (metrics, counts of past nights) stay"
 )
+NOTHING = f"nothing holds them (is the id written as in the landing files?). {MODELS}"
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ def find_work(settings: Settings, people: People) -> list[Work]:
 
 
 def in_words(table: Found) -> str:
-    """What a table holds of them: `20 rows in 1 file, 2 files of the past`."""
+    """What a table holds of them: `20 rows in 1 file, 2 files that only earlier nights read`."""
     parts = []
     if table.rows:
         parts.append(f"{_count(sum(table.rows.values()), 'row')} in {_count(len(table.rows), 'file')}")
     if table.past:
-        parts.append(f"{_count(len(table.past), 'file')} of the past")
+        parts.append(f"{_count(len(table.past), 'file')} that only earlier nights read")
     if not parts:
         parts.append(f"the id in {_count(len(table.manifests), 'manifest')}")
     return ", ".join(parts)
@@ -133,7 +134,7 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
         for one in work:
             log.info("%s: %s%s", one.where, one.what, "" if yes else " would be removed")
         if not yes and not work:
-            return f"nothing holds them (is the id written as in the landing files?). {MODELS}"
+            return NOTHING
         if not yes:
             hold = "1 place holds" if len(work) == 1 else f"{len(work)} places hold"
             how = f"{unfinished}: end it first, or --yes --even-so" if unfinished else "--yes removes it"
@@ -148,7 +149,9 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
         if left := find_work(settings, people):
             raise JobError(f"still found in {', '.join(one.where for one in left)}: run this again, or look there")
     unsearched = f" Logs were not searched for ids shorter than {SHORTEST_WORD} letters." if people.short else ""
-    done = f"{_count(len(work), 'place')} cleared, nothing is left" if work else "nothing holds them"
+    if not work:
+        return f"{NOTHING}.{unsearched}".rstrip(".")
+    done = f"{_count(len(work), 'place')} cleared, nothing is left"
     return f"{done}. {MODELS}.{unsearched} The next night builds all sequences and lists anew"
 
 

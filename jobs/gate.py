@@ -22,7 +22,7 @@ from jobs.gate_rules import Decision, Facts, Figures, Gaps, decide
 from jobs.lakehouse import Lakehouse
 from jobs.links import run_link, run_path, tell_links
 from jobs.night import Night
-from jobs.registry import Registry, Version
+from jobs.registry import NOT_JUDGED, Registry, Version
 from jobs.run_note import add_facts, version_link
 from jobs.schemas import DOMAIN_METRICS, GATE_CHECKS, ROLLED_BACK
 from jobs.settings import Settings
@@ -132,7 +132,7 @@ def _tag(registry: Registry, challenger: Version, decision: Decision, ds: str, c
     others = champion if champion != challenger.number else None  # run again after the aliases moved
     words = judgement(decision, ds, others, registry.settings.gate.metric)
     if words not in old:
-        made = old.replace(" Not judged yet.", "")
+        made = old.replace(NOT_JUDGED, "")
         page = f"[The run that made it]({run_path(registry.experiment_id, challenger.run_id)})"
         registry.describe(challenger.number, f"{words}\n\n{made}\n\n{page}.")
     registry.client.set_tag(challenger.run_id, "decision", decision.decision)

@@ -187,14 +187,26 @@ def locked(state: Path) -> Iterator[int]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             holder = os.read(descriptor, 40).decode(errors="replace").strip() or "unknown"
-            raise JobError(
-                f"another `make nightly` works in {state} (process {holder}): wait for its end, or end it"
-            ) from None
+            raise JobError(f"another `make nightly` works in {state} {_whose(holder)}") from None
         os.ftruncate(descriptor, 0)
         os.write(descriptor, str(os.getpid()).encode())
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _whose(holder: str) -> str:
+    """Say which process holds the lock and what to do; the steps of a night that was killed hold it, too."""
+    try:
+        os.kill(int(holder), 0)
+    except (ProcessLookupError, ValueError):
+        return (
+            f"(process {holder} was killed, a step that it began works on): wait some minutes until that has "
+            "ended; what it has done is not done again"
+        )
+    except PermissionError:
+        pass
+    return f"(process {holder}): wait for its end, or end it"
 
 
 def config_file(argument: Path | None) -> Path:

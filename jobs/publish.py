@@ -27,8 +27,10 @@ def publish(run: Run) -> str:
     staged = night.noted("recommendations_staged", made_by="score")
     version = str(night.noted("served_version", made_by="gate"))
     trial = night.get("experiment") or []
+    nights = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name)).to_pylist()
+    withdrawn = [row for row in nights if row["decision"] == ROLLED_BACK]
     for served in {version, *(row["model_version"] for row in trial if row["model_version"])}:
-        _refuse_withdrawn(lakehouse, served)
+        _refuse_withdrawn(withdrawn, served)
     day = EqualTo("ds", run.ds.isoformat())
     if night.get("recommendations_published") != staged:
         properties = {"model_version": version, **(night.get("recommendations_properties") or {})}
@@ -60,8 +62,10 @@ def publish(run: Run) -> str:
     lakehouse.replace(
         NIGHTS.name, day, files, ds=run.ds, run_id=night.run_id, properties={"model_version": version}
     )
+    again = "; a rollback had withdrawn the lists of this day: it counts again"
     return (
         f"{night.get('recommendations_count')} recommendations of {run.ds} published, scored by version {version}"
+        f"{again if run.ds in {row['ds'] for row in withdrawn} else ''}"
     )
 
 
@@ -72,11 +76,10 @@ def _write_experiment(lakehouse: Lakehouse, trial: list[dict[str, Any]], ds: dat
     lakehouse.replace(EXPERIMENTS.name, EqualTo("ds", ds.isoformat()), files, ds=ds, run_id=run_id)
 
 
-def _refuse_withdrawn(lakehouse: Lakehouse, version: str) -> None:
+def _refuse_withdrawn(withdrawn: Sequence[dict[str, Any]], version: str) -> None:
     """What was rolled back after the gate had chosen it must not come back through a night in progress."""
-    nights = lakehouse.read_arrow(NIGHTS.name, lakehouse.current_snapshot(NIGHTS.name)).to_pylist()
-    for night in nights:
-        if night["decision"] == ROLLED_BACK and night["served_version"] == version:
+    for night in withdrawn:
+        if night["served_version"] == version:
             raise JobError(
                 f"version {version} was rolled back while this night worked ({night['reason']}); nothing was "
                 "published: run the night again from the gate on"

@@ -33,6 +33,7 @@ from jobs.settings import Settings, load_settings
 from jobs.spark import spark_session
 from jobs.sql_views import (
     SEQUENCES_NIGHT,
+    SEQUENCES_NIGHT_TITLE,
     SQL,
     define_views,
     header_of,
@@ -264,15 +265,19 @@ def _one_answer(ask: Ask, text: str, most: int) -> bool:
 
 
 def _print_tables() -> None:
-    width = max(len(name) for name in [*TABLES, *(view.stem for view in sql_files("views"))])
+    titles = {SEQUENCES_NIGHT: SEQUENCES_NIGHT_TITLE} | {
+        view.stem: header_of(view.read_text(encoding="utf-8")).title for view in sql_files("views")
+    }
+    width = max(map(len, [*TABLES, *titles]))
     for table in TABLES.values():
         print(f"{table.name:{width}}  one row: {table.grain}")
-    _print_titles("views", width)
+    for name, title in sorted(titles.items()):
+        print(f"{name:{width}}  {title}")
 
 
-def _print_titles(kind: str, width: int = 0) -> None:
-    files = sql_files(kind)
-    width = width or max(len(file.stem) for file in files)
+def _print_queries() -> None:
+    files = sql_files("queries")
+    width = max(len(file.stem) for file in files)
     for file in files:
         print(f"{file.stem:{width}}  {header_of(file.read_text(encoding='utf-8')).title}")
 
@@ -283,7 +288,7 @@ def _command(ask: Ask, line: str, most: int) -> bool:
     if word == ".tables":
         _print_tables()
     elif word == ".queries":
-        _print_titles("queries")
+        _print_queries()
     elif word == ".read":
         try:
             return _one_answer(ask, find_query(rest.strip()).read_text(encoding="utf-8"), most)

@@ -49,6 +49,8 @@ DESCRIPTION = (
     f"`{CHALLENGER}`: trained last; `{CHAMPION}`: makes the lists that people see; `{PREVIOUS}`: what "
     "`python -m jobs.rollback` goes back to."
 )
+NOT_JUDGED = " Not judged yet."
+"""The end of a version's words until the gate has spoken."""
 HERE = Path(__file__).parent
 log = logging.getLogger("syncrec")
 
@@ -233,6 +235,15 @@ class Registry:
         if all(str(one["version"]) != version.number or one["name"] != self.name for one in named):
             named.append({"name": self.name, "version": int(version.number)})
             self.client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(named)})
+
+    def supersede(self, version: Version) -> None:
+        """Say of versions of the same night that nobody judged, left by killed runs, which one took their place."""
+        night = f"name = '{self.name}' and tags.ds = '{version.tags['ds']}'"
+        for other in self.client.search_model_versions(night):
+            words = other.description or ""
+            if NOT_JUDGED in words and str(other.version) != version.number:
+                said = f" Never judged: its run was interrupted, version {version.number} took its place."
+                self.describe(str(other.version), words.replace(NOT_JUDGED, said))
 
     def challenge(self, version: Version) -> None:
         """Make a version the challenger, unless a later night already has one."""

@@ -8,7 +8,8 @@ The nights that the withdrawn version served get the decision `rolled_back`: `la
 newest night before them, whose lists are still there, so nothing is scored and nothing is copied. Their rows stay
 for the record. Nights that tried the version out on a part of the users (jobs.experiment) are passed over, too. The
 alias `champion` moves, the version is tagged, and a night in progress that has chosen it publishes nothing. The
-order of these steps is such that a killed rollback can be run again.
+order of these steps is such that a killed rollback can be run again. One that is complete is not repeated: to
+withdraw the next version as well, name the one to return to.
 """
 
 from __future__ import annotations
@@ -71,7 +72,8 @@ def make_plan(
     Raises
     ------
     JobError
-        There is no champion, no version to return to, or that version is the champion, was withdrawn or is unknown.
+        There is no champion, no version to return to, or that version is the champion, was withdrawn or is unknown;
+        or the newest night was rolled back already, and `to` is None.
     """
     champion, previous = registry.at_alias(CHAMPION), registry.at_alias(PREVIOUS)
     if champion is None:
@@ -89,6 +91,12 @@ def make_plan(
         raise JobError(
             f"version {bad} is champion, and there is no previous one{done}: name the version to return to with "
             "--to; the query promotions lists those that served"
+        )
+    last = max(nights, key=lambda row: row["ds"], default={"decision": ""})
+    if to is None and last["decision"] == ROLLED_BACK:
+        raise JobError(
+            f"the last rollback is complete: version {bad} is champion, and no night was published since (that of "
+            f"{last['ds']} was {last['reason']}); to withdraw version {bad}, too: --to {target}"
         )
     if target == bad:
         raise JobError(f"version {bad} is the champion already: nothing to roll back to")

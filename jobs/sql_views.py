@@ -18,6 +18,9 @@ from jobs.splits import micros, split_windows
 
 SQL = Path(__file__).resolve().parent.parent / "sql"
 SEQUENCES_NIGHT = "sequences_night"
+SEQUENCES_NIGHT_TITLE = (
+    "What the newest night's sequences were made with, out of the summaries of `sequences`' snapshots."
+)
 
 # Views that unfold lists are written with Spark's names of these functions; DuckDB gets them as macros.
 SPARK_NAMES = (

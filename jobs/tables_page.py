@@ -17,6 +17,8 @@ from jobs.schemas import TABLES
 from jobs.sql_views import (
     NIGHT_COLUMNS,
     SEQUENCES_NIGHT,
+    SEQUENCES_NIGHT_TITLE,
+    Header,
     define_views,
     header_of,
     no_sequences_night,
@@ -66,16 +68,14 @@ def _tables() -> Iterator[str]:
 
 
 def _views(connection: duckdb.DuckDBPyConnection) -> Iterator[str]:
-    for file in sql_files("views"):
-        header = header_of(file.read_text(encoding="utf-8"))
-        words = f" {header.words}" if header.words else ""
-        yield f"### {file.stem}\n\n{header.title}{words} Grain: {header.grain}"
-        yield _columns(connection, file.stem, header.columns)
-    yield (
-        f"### {SEQUENCES_NIGHT}\n\nWhat the newest night's sequences were made with, out of the summaries of "
-        "`sequences`' snapshots. Grain: one row, none before the first night."
+    night = Header(
+        title=SEQUENCES_NIGHT_TITLE, words="", grain="one row, none before the first night.", columns=NIGHT_COLUMNS
     )
-    yield _columns(connection, SEQUENCES_NIGHT, NIGHT_COLUMNS)
+    headers = {file.stem: header_of(file.read_text(encoding="utf-8")) for file in sql_files("views")}
+    for name, header in sorted((headers | {SEQUENCES_NIGHT: night}).items()):
+        words = f" {header.words}" if header.words else ""
+        yield f"### {name}\n\n{header.title}{words} Grain: {header.grain}"
+        yield _columns(connection, name, header.columns)
 
 
 def _columns(connection: duckdb.DuckDBPyConnection, view: str, meanings: Mapping[str, str]) -> str:

@@ -28,7 +28,7 @@ from jobs.loaded_model import read_version
 from jobs.model_settings import model_config, training_config
 from jobs.night import Night
 from jobs.ranks import Fit, together
-from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
+from jobs.registry import CHALLENGER, CHAMPION, NOT_JUDGED, Registry, Version
 from jobs.run_note import add_facts, version_link
 from jobs.run_page import WHAT_TO_LOOK_AT, log_inputs, log_training
 from jobs.sequence_sets import read_sequences, read_vocabulary
@@ -236,9 +236,10 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
             Path(folder) / "model",
             {**tags, "trained_to": trained_to.isoformat()},
             f"Trained on the night of {ds}: events before {trained_to:%Y-%m-%d}, {began(start)}, epoch "
-            f"{result.best_epoch}. Not judged yet.",
+            f"{result.best_epoch}.{NOT_JUDGED}",
             [{"item_id": vocabulary.item_ids[0][0], "domain": vocabulary.domains[0], "ts": 0}],
         )
+    registry.supersede(version)
     if prepared.then is None:  # a backfill moves no alias
         registry.challenge(version)
     checkpoint.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 -- How much did the recommendations change since the night before?
 -- How to read: of the newest night's rows, kept were on the same user's list the night before and
 -- appeared are new there; users_new had no list at all. A kept_share near 0 is a new model or a
--- fault; near 1, a stale one.
+-- fault; near 1, a stale one; null: there is no night before.
 with
 
 all_recommendations as (
@@ -64,15 +64,19 @@ compared as (
 
 final as (
     select
-        ds,
-        domain,
+        compared.ds,
+        compared.domain,
         count(*) as recommendations,
-        count(*) filter (where is_kept) as kept,
-        count(*) filter (where not is_kept) as appeared,
-        round(cast(count(*) filter (where is_kept) as double) / count(*), 4) as kept_share,
-        count(distinct case when is_new_user then user_id end) as users_new
+        count(*) filter (where compared.is_kept) as kept,
+        count(*) filter (where not compared.is_kept) as appeared,
+        case
+            when max(night_before.ds) is not null
+                then round(cast(count(*) filter (where compared.is_kept) as double) / count(*), 4)
+        end as kept_share,
+        count(distinct case when compared.is_new_user then compared.user_id end) as users_new
     from compared
-    group by ds, domain
+    cross join night_before
+    group by compared.ds, compared.domain
 )
 
 select * from final order by domain

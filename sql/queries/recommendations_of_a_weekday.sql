@@ -1,4 +1,4 @@
--- What did we recommend to one user last Tuesday?
+-- What did last Tuesday's night recommend to one user?
 -- How to read: the first five of each domain that the newest published night of that weekday wrote.
 -- The lists of a night are shown on the day after it. Edit `choice`: a weekday is its first three
 -- letters; an empty user takes the first one of that night. Nothing is found where no night of that

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import subprocess
@@ -22,15 +23,23 @@ ARGV = ["--ds", "2024-01-05", "--config", str(HOME / "syncrec.toml")]
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_every_step_explains_itself_and_refuses_a_wrong_day(step: str) -> None:
-    command = [sys.executable, "-m", f"jobs.{step}"]
+def test_every_step_refuses_a_wrong_day_and_says_which_step_it_is(
+    step: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"jobs.{step}").main(["--ds", "yesterday"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "'yesterday' is not a day like 2024-03-01" in said
+    assert f"python -m jobs.{step}" in said
+
+
+def test_a_step_ends_with_the_code_of_its_main() -> None:
+    command = [sys.executable, "-m", "jobs.wait_for_landing", "--ds", "yesterday"]
     env = {**os.environ, "SYNCREC_HOME": str(HOME)}
-    wrong = subprocess.run(
-        [*command, "--ds", "yesterday"], cwd=HOME, env=env, capture_output=True, text=True, timeout=120
-    )
+    wrong = subprocess.run(command, cwd=HOME, env=env, capture_output=True, text=True, timeout=120)
     assert wrong.returncode == 2
-    assert "'yesterday' is not a day like 2024-03-01" in wrong.stderr
-    assert f"python -m jobs.{step}" in wrong.stderr
+    assert "python -m jobs.wait_for_landing: error: argument --ds: 'yesterday' is not a day" in wrong.stderr
 
 
 def test_a_job_error_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

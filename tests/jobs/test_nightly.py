@@ -313,6 +313,20 @@ def test_two_launchers_of_one_project_do_not_run_together(tmp_path: Path) -> Non
         pass
 
 
+def test_the_lock_that_a_step_of_a_killed_night_holds_does_not_send_one_to_end_a_process_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    with locked(tmp_path / "state"):
+        (tmp_path / "state/nightly.lock").write_text(str(gone.pid))
+        with (
+            pytest.raises(JobError, match=rf"process {gone.pid} was killed, a step that it began works on"),
+            locked(tmp_path / "state"),
+        ):
+            pass
+
+
 CONFIG = """
 state_dir = "state"
 [night]

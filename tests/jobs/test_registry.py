@@ -15,7 +15,7 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from jobs.errors import JobError
 from jobs.loaded_model import load_version
-from jobs.registry import CHALLENGER, CHAMPION, Registry, Version
+from jobs.registry import CHALLENGER, CHAMPION, NOT_JUDGED, Registry, Version
 from jobs.settings import Settings
 from syncrec_model import ModelConfig, Recommender, SyNCRec, Vocabulary, save_model
 from tests.conftest import SMALL
@@ -86,6 +86,29 @@ def test_a_version_is_never_seen_without_its_words(registry: Registry, monkeypat
     model_id = made.source.removeprefix("models:/")
     named = registry.client.get_logged_model(model_id).tags["mlflow.modelVersions"]
     assert [str(one["version"]) for one in json.loads(named)] == [left.number]
+
+
+def test_a_version_that_a_killed_run_left_says_which_one_took_its_place(registry: Registry) -> None:
+    def made(run_id: str, words: str, ds: str = "2024-01-09") -> Version:
+        source = registry.client.get_model_version(registry.name, "1").source
+        tags = {"ds": ds, "syncrec.run_id": run_id}
+        version = registry.client.create_model_version(registry.name, source, tags=tags, description=words)
+        return registry.version(str(version.version))
+
+    left = made("killed", f"Trained.{NOT_JUDGED}")
+    judged = made("earlier", "Refused: worse.")
+    other = made("killed", f"Trained.{NOT_JUDGED}", ds="2024-01-08")
+    new = made("again", f"Trained.{NOT_JUDGED}")
+    registry.supersede(new)
+    words = [
+        registry.client.get_model_version(registry.name, v.number).description for v in (left, judged, other, new)
+    ]
+    assert words == [
+        f"Trained. Never judged: its run was interrupted, version {new.number} took its place.",
+        "Refused: worse.",
+        f"Trained.{NOT_JUDGED}",
+        f"Trained.{NOT_JUDGED}",
+    ]
 
 
 def test_no_file_of_the_version_is_a_pickle(registry: Registry, tmp_path: Path) -> None:

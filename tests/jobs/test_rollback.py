@@ -188,6 +188,20 @@ def test_nights_that_tried_the_version_out_are_passed_over_too(project: Project)
         publish(run)
 
 
+def test_a_rollback_is_not_repeated_before_another_night_unless_a_version_is_named(project: Project) -> None:
+    for day in (FIRST, SECOND, THIRD):
+        project.night(day, project.version(day))
+    roll_back(project.settings, reason="bad")
+    assert project.aliases() == ("2", "1")
+    rows = project.nights()
+    for dry_run in (True, False):
+        with pytest.raises(JobError, match=rf"complete: version 2 is champion.*{THIRD}.*bad.*too: --to 1$"):
+            roll_back(project.settings, reason="again", dry_run=dry_run)
+    assert project.aliases() == ("2", "1") and project.nights() == rows
+    roll_back(project.settings, to="1", reason="that one, too")
+    assert project.aliases() == ("1", None) and project.shown() == [f"of-{FIRST}"]
+
+
 def test_a_dry_run_changes_nothing(three: Project) -> None:
     rows = three.nights()
     assert "would do: champion: version 1" in roll_back(three.settings, reason="", dry_run=True)
@@ -251,6 +265,14 @@ def test_a_backfill_of_the_newest_night_moves_no_alias(project: Project) -> None
     assert move_alias(again) == "backfill: aliases stay"
     assert project.aliases() == ("1", None)
     assert project.nights()[FIRST]["served_version"] == "2"
+
+
+def test_a_withdrawn_day_that_is_published_anew_counts_again_and_says_so(three: Project) -> None:
+    roll_back(three.settings, reason="bad")
+    again = three.decided(SECOND, "1", promoted=False, run_id="backfill__2024-01-05")
+    assert publish(again).endswith("; a rollback had withdrawn the lists of this day: it counts again")
+    assert three.nights()[SECOND]["decision"] == "refused" and three.shown() == [f"of-{SECOND}"]
+    assert publish(again).endswith("scored by version 1")
 
 
 def test_the_gate_of_a_past_night_names_who_was_champion_then(project: Project) -> None:

@@ -81,17 +81,23 @@ class Nights(Project):
         self.staged = sorted(table.to_pylist(), key=lambda row: (row["user_id"], row["domain"], row["rank"]))
         return self.staged
 
-    def check(self, *arguments: str) -> tuple[int, int, str]:  # type: ignore[override]
-        """(users reused, users scored, why all are scored) of the night; reusing changes nothing, to the bit."""
+    def reused(self) -> int:
+        """How many users' lists the night reuses; reusing changes nothing, to the bit."""
         anew = self.score("--full")
+        found = self.said(r"reused (\d+) of (\d+) users' lists of \S+; scored (\d+)")
+        assert self.staged == anew
+        assert int(found[2]) == int(found[1]) + int(found[3]) == len({row["user_id"] for row in anew} - {ANYONE})
+        return int(found[1])
+
+    def why_all_anew(self) -> str:
+        return self.said("all users are scored anew: (.+)")[1]
+
+    def said(self, pattern: str) -> re.Match[str]:
+        """The one line of the job's log, while it stages the rows, that is like this."""
         self.log.clear()
-        assert self.score(*arguments) == anew
-        said = " ".join(record.getMessage() for record in self.log.records)
-        known = len({row["user_id"] for row in anew} - {ANYONE})
-        if found := re.search(r"reused (\d+) of (\d+) users' lists of \S+; scored (\d+)", said):
-            assert int(found[2]) == int(found[1]) + int(found[3]) == known
-            return int(found[1]), int(found[3]), ""
-        return 0, known, re.search(r"all users are scored anew: ([^:]+?)(?: audit|$)", said)[1]  # type: ignore[index]
+        self.score()
+        (found,) = filter(None, (re.fullmatch(pattern, record.getMessage()) for record in self.log.records))
+        return found
 
     def publish(self) -> None:
         """Commit what was staged last; `full` are its users whose every list is full and the model's alone."""
@@ -121,13 +127,13 @@ def test_nights_of_all_kinds_copy_what_nothing_has_changed_and_nothing_else(nigh
     log = [e for e in random_log(11, FIRST, n_days=9, n_users=60) if e.arrival != D[3]]
     nights.land(log, *D[:3])
     nights.build(D[2])
-    assert nights.check()[2] == "no published night before it"
-    assert nights.sessions == [{"daemon": "jobs.worker_daemon", "quick": True}] * 2
+    assert nights.why_all_anew() == "no published night before it"
+    assert nights.sessions == [{"daemon": "jobs.worker_daemon", "quick": True}]
     nights.publish()
     assert 10 < len(nights.full) < len(arrived(log, *D[:3])) - 5, "some lists are short or cold"
 
     nights.build(D[3])  # an empty night
-    assert nights.check()[0] == len(nights.full)
+    assert nights.reused() == len(nights.full)
     nights.publish()
 
     few = [e for e in log if e.arrival != D[4] or e.user in ("u3", "u5")]
@@ -135,30 +141,30 @@ def test_nights_of_all_kinds_copy_what_nothing_has_changed_and_nothing_else(nigh
     nights.land(few, D[4])
     nights.build(D[4])
     moved = arrived(few, D[4])
-    assert moved & nights.full and nights.check()[0] == len(nights.full - moved)
+    assert moved & nights.full and nights.reused() == len(nights.full - moved)
     before = nights.full
     nights.publish()
     nights.build(D[4])
-    assert nights.check()[0] == len(before - moved), "a day run again reads the night before it, not itself"
+    assert nights.reused() == len(before - moved), "a day run again reads the night before it, not itself"
 
     nights.land(log, *D[5:7])
     nights.build(D[5])  # nobody scores it: a gap between nights
     nights.build(D[6])
-    assert 0 < nights.check()[0] == len(nights.full - arrived(log, *D[5:7]))
+    assert 0 < nights.reused() == len(nights.full - arrived(log, *D[5:7]))
     nights.publish()
 
     nights.change(compact_share=0.01)
     nights.land(log, D[7])
     assert nights.build(D[7]).kind == "compacted"
-    assert 0 < nights.check()[0] == len(nights.full - arrived(log, D[7])), "rows written again are the same rows"
+    assert 0 < nights.reused() == len(nights.full - arrived(log, D[7])), "rows written again are the same rows"
     nights.publish()
 
     nights.land([e for e in log if e.user != "u3"], D[0])  # a user may vanish; all is built anew
     assert nights.build(D[8]).kind == "full"
-    assert nights.check()[0] > 0
+    assert nights.reused() > 0
     assert len(nights.night.noted("recommendations_staged", made_by="score")) <= 7, "copying merges files"
     nights.version = "2"
-    assert nights.check()[2] == "the model changed from syncrec-1-run1 to syncrec-2-run2"
+    assert nights.why_all_anew() == "the model changed from syncrec-1-run1 to syncrec-2-run2"
 
 
 FIRST_MOMENT = random_log(11, FIRST, n_days=1)[0].ts

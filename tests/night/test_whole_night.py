@@ -105,6 +105,8 @@ def test_the_first_call_takes_the_history_and_one_night_the_second_the_next(proj
     arrivals = table_days(project.lakehouse, "interactions", "arrival_ds")
     assert arrivals == {date(2024, 1, day) for day in range(1, 11)} | set(NIGHTS)
     assert "history 2024-01-01 to 2024-01-10" in project.outputs[0]
+    assert "late events" not in project.outputs[0].partition("history done")[0]
+    assert "late events" in project.outputs[0].partition("history done")[2]
     assert all("history" not in output for output in project.outputs[1:])
 
 

@@ -14,11 +14,11 @@ from jobs.lakehouse import Lakehouse
 from jobs.query import connect, spark_views
 from jobs.sequence_nights import past_nights
 from jobs.sequence_sets import latest
-from jobs.settings import Settings
+from jobs.settings import Settings, load_settings
 from jobs.splits import split_windows
 from jobs.sql_views import SQL, sql_files
 from syncrec_model import Vocabulary
-from tests.sql.planted import D29, D30, D31, HOSTILE, QUALITY
+from tests.sql.planted import D29, D30, D31, HOSTILE, QUALITY, fill, write_config
 
 VIEWS = [file.stem for file in sql_files("views")]
 QUERIES = sql_files("queries")
@@ -186,6 +186,14 @@ def test_changes_since_yesterday(duck: duckdb.DuckDBPyConnection) -> None:
         for row in ready(duck, "changes_since_yesterday")
     ]
     assert rows == [("books", 4, 2, 0.5, 0), ("toys", 4, 3, 0.75, 1)]
+
+
+def test_without_a_night_before_no_share_was_kept_is_not_said(tmp_path: Path) -> None:
+    settings = load_settings(write_config(tmp_path))
+    fill(settings, nights=(D29,))
+    with connect(settings) as connection:
+        rows = ready(connection, "changes_since_yesterday")
+    assert rows and {row["kept_share"] for row in rows} == {None}
 
 
 def test_metric_trend_follows_a_version_from_challenger_to_champion(duck: duckdb.DuckDBPyConnection) -> None:
