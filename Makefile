@@ -136,9 +136,17 @@ bench-planted: setup ## does NTG find what the sample planted? hours, resumable;
 bench-nights: setup ## sixty nights of small days with weekly maintenance: files, time, reading; NIGHTS=15 USERS=300
 	@$(JOBS)/python -m benchmarks.sixty_nights $(if $(NIGHTS),--nights "$(NIGHTS)") $(if $(USERS),--users "$(USERS)")
 
-clean: ## remove var/: all tables, models, logs and reports of the projects that live there
+clean: ## remove var/: all tables, models, logs and reports of the projects that live there, not their landing days
 	@if [ -x $(JOBS)/python ]; then $(JOBS)/python -m jobs.pages down --config "$(CONFIG)" >/dev/null 2>&1 || :; fi
-	rm -rf var
+	@for folder in var/*; do \
+	    if [ -d "$$folder/landing" ] && [ "$$folder" != var/sample ]; then \
+	        find "$$folder" -mindepth 1 -maxdepth 1 ! -name landing -exec rm -rf {} +; \
+	        echo "kept $$folder/landing: days that were delivered"; \
+	    else \
+	        rm -rf "$$folder"; \
+	    fi; \
+	done
+	@rmdir var 2>/dev/null || :
 
 distclean: clean ## remove the environments, too
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis syncrec.egg-info

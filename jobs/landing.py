@@ -19,7 +19,10 @@ import pyarrow.parquet as pq
 from jobs.errors import JobError
 from jobs.settings import Source
 
-NO_MARKER = 'its sender writes it last; without such a sender: [landing] marker = ""'
+NO_MARKER = (
+    'its sender writes it last; without such a sender: [landing] marker = "" and required = true on the sources '
+    "that make a day complete"
+)
 MAX_HEADER_BYTES = 1_000_000
 _PACKED = (".bz2", ".zip", ".zst", ".xz", ".lz4", ".snappy", ".deflate", ".7z", ".Z", ".lzo")
 _GZIP = b"\x1f\x8b"

@@ -1,4 +1,4 @@
-"""The set-up of the Makefile: two at once do not destroy each other's environments."""
+"""The Makefile: two set-ups at once do not destroy each other's environments, clean removes nothing delivered."""
 
 import fcntl
 import os
@@ -28,3 +28,21 @@ def test_a_second_set_up_of_a_folder_waits_for_the_first(tmp_path: Path) -> None
             subprocess.run(["pkill", "-P", str(second.pid)], check=False)
             second.kill()
             second.wait()
+
+
+@pytest.mark.skipif(not shutil.which("make"), reason="needs make")
+def test_clean_keeps_landing_days_of_ones_own(tmp_path: Path) -> None:
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("sample/landing/2024-01-01/a.csv", "sample/warehouse/x", "shop 1/landing/2024-01-01/a.csv",
+                 "shop 1/warehouse/x", "shop 1/analytics.duckdb", "quality/cell.json"):  # fmt: skip
+        file = tmp_path / "var" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    for _ in range(2):
+        said = subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        left = [str(path.relative_to(tmp_path / "var")) for path in (tmp_path / "var").rglob("*") if path.is_file()]
+        assert left == ["shop 1/landing/2024-01-01/a.csv"]
+        assert said == "kept var/shop 1/landing: days that were delivered\n"
+    shutil.rmtree(tmp_path / "var/shop 1")
+    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert not (tmp_path / "var").exists()
