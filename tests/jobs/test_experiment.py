@@ -108,12 +108,12 @@ def test_each_arm_is_what_its_version_gives_and_changes_move_whom_they_must(arms
     full = arms.full
     more = arms.try_out("2", share=0.6)
     moved = {user for user in full if more.is_candidate(user) != split.is_candidate(user)}
-    assert moved and arms.check()[0] == len(full - moved)
+    assert moved and arms.reused() == len(full - moved)
     arms.try_out("4", share=0.4)  # another candidate: its users alone are scored
-    assert arms.check()[0] == len(full - chosen)
+    assert arms.reused() == len(full - chosen)
     arms.try_out(None)
     arms.version = "2"  # the candidate became the champion: its users' lists stay
-    assert arms.check()[0] == len(full & chosen)
+    assert arms.reused() == len(full & chosen)
 
 
 def test_a_candidate_that_cannot_be_read_leaves_all_users_to_the_champion(
