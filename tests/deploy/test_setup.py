@@ -11,14 +11,18 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
+def own() -> dict[str, str]:
+    """The environment without that of the `make` that runs the tests, which another make would take for its parent."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+
+
 @pytest.mark.skipif(not (shutil.which("make") and shutil.which("flock")), reason="needs make and flock")
 def test_a_second_set_up_of_a_folder_waits_for_the_first(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
     (tmp_path / ".venv").mkdir()
     with (tmp_path / ".venv" / ".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        own = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
-        second = subprocess.Popen(["make", "setup"], cwd=tmp_path, env=own, stdout=subprocess.PIPE, text=True)
+        second = subprocess.Popen(["make", "setup"], cwd=tmp_path, env=own(), stdout=subprocess.PIPE, text=True)
         try:
             assert second.stdout is not None and "waiting for it" in second.stdout.readline()
             with pytest.raises(subprocess.TimeoutExpired):
@@ -39,10 +43,12 @@ def test_clean_keeps_landing_days_of_ones_own(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     for _ in range(2):
-        said = subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+        clean = subprocess.run(
+            ["make", "clean"], cwd=tmp_path, env=own(), check=True, capture_output=True, text=True
+        )
         left = [str(path.relative_to(tmp_path / "var")) for path in (tmp_path / "var").rglob("*") if path.is_file()]
         assert left == ["shop 1/landing/2024-01-01/a.csv"]
-        assert said == "kept var/shop 1/landing: days that were delivered\n"
+        assert clean.stdout == "kept var/shop 1/landing: days that were delivered\n"
     shutil.rmtree(tmp_path / "var/shop 1")
-    subprocess.run(["make", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(["make", "clean"], cwd=tmp_path, env=own(), check=True, capture_output=True)
     assert not (tmp_path / "var").exists()
