@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def own() -> dict[str, str]:
-    """The environment without that of the `make` that runs the tests, which another make would take for its parent."""
+    """The environment without that of the `make` that runs the tests: another make would take it for its parent."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
 
 
