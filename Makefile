@@ -138,15 +138,12 @@ bench-nights: setup ## sixty nights of small days with weekly maintenance: files
 
 clean: ## remove var/: all tables, models, logs and reports of the projects that live there, not their landing days
 	@if [ -x $(JOBS)/python ]; then $(JOBS)/python -m jobs.pages down --config "$(CONFIG)" >/dev/null 2>&1 || :; fi
-	@for folder in var/*; do \
-	    if [ -d "$$folder/landing" ] && [ "$$folder" != var/sample ]; then \
-	        find "$$folder" -mindepth 1 -maxdepth 1 ! -name landing -exec rm -rf {} +; \
-	        echo "kept $$folder/landing: days that were delivered"; \
-	    else \
-	        rm -rf "$$folder"; \
-	    fi; \
-	done
-	@rmdir var 2>/dev/null || :
+	@rm -rf var/sample
+	@if [ -d var ]; then \
+	    find var/ -name landing -prune -exec echo "kept {}: days that were delivered" \; \
+	        -o ! -type d -exec rm -f {} +; \
+	    find var/ -depth -type d -empty ! -path '*/landing*' -delete; \
+	fi
 
 distclean: clean ## remove the environments, too
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis syncrec.egg-info

@@ -150,7 +150,7 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
             raise JobError(f"still found in {', '.join(one.where for one in left)}: run this again, or look there")
     unsearched = f" Logs were not searched for ids shorter than {SHORTEST_WORD} letters." if people.short else ""
     if not work:
-        return f"{NOTHING}.{unsearched}".rstrip(".")
+        return f"{NOTHING}.{unsearched}" if unsearched else NOTHING
     done = f"{_count(len(work), 'place')} cleared, nothing is left"
     return f"{done}. {MODELS}.{unsearched} The next night builds all sequences and lists anew"
 

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from pathlib import Path
 
+import psutil
 from pyiceberg.expressions import EqualTo
 
 from jobs.command import Run, one_line, start_logging
@@ -197,15 +198,11 @@ def locked(state: Path) -> Iterator[int]:
 
 def _whose(holder: str) -> str:
     """Say which process holds the lock and what to do; the steps of a night that was killed hold it, too."""
-    try:
-        os.kill(int(holder), 0)
-    except (ProcessLookupError, ValueError):
+    if holder.isdigit() and not psutil.pid_exists(int(holder)):
         return (
-            f"(process {holder} was killed, a step that it began works on): wait some minutes until that has "
-            "ended; what it has done is not done again"
+            f"(process {holder} is gone, or in another container; a step that it began works on): wait some "
+            "minutes until that has ended; what it has done is not done again"
         )
-    except PermissionError:
-        pass
     return f"(process {holder}): wait for its end, or end it"
 
 

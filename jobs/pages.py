@@ -207,7 +207,7 @@ class Pages:
         ]
         if self._former not in ("", addresses.get("mlflow")) and (self.settings.state / "reports").exists():
             lines.append(
-                f"Links to MLflow in Airflow's tasks of earlier nights lead to {self._former}, the address of then."
+                f"Links to MLflow in Airflow's tasks of earlier nights lead to {self._former}, where none runs now."
             )
         return lines
 

@@ -223,6 +223,7 @@ class Registry:
         )
         version = self.version(str(made.version))
         self.link(version)
+        self.supersede(version)
         return version
 
     def link(self, version: Version) -> None:
@@ -237,12 +238,12 @@ class Registry:
             self.client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(named)})
 
     def supersede(self, version: Version) -> None:
-        """Say of versions of the same night that nobody judged, left by killed runs, which one took their place."""
+        """Say of versions of the same night that no gate judged, as their runs had ended, which one took over."""
         night = f"name = '{self.name}' and tags.ds = '{version.tags['ds']}'"
         for other in self.client.search_model_versions(night):
             words = other.description or ""
             if NOT_JUDGED in words and str(other.version) != version.number:
-                said = f" Never judged: its run was interrupted, version {version.number} took its place."
+                said = f" Never judged: its run ended before the gate, version {version.number} took its place."
                 self.describe(str(other.version), words.replace(NOT_JUDGED, said))
 
     def challenge(self, version: Version) -> None:

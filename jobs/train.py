@@ -87,6 +87,7 @@ def _train(run: Run, fit: Fit) -> str:
     then = past_of(lakehouse, run)
     if done := registry.of_night(ds, night.run_id):
         registry.link(done)  # a kill may have come before
+        registry.supersede(done)
         if then is None:
             registry.challenge(done)
         return f"version {done.number} of this night is registered already"
@@ -239,7 +240,6 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
             f"{result.best_epoch}.{NOT_JUDGED}",
             [{"item_id": vocabulary.item_ids[0][0], "domain": vocabulary.domains[0], "ts": 0}],
         )
-    registry.supersede(version)
     if prepared.then is None:  # a backfill moves no alias
         registry.challenge(version)
     checkpoint.unlink(missing_ok=True)

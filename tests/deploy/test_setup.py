@@ -37,8 +37,13 @@ def test_a_second_set_up_of_a_folder_waits_for_the_first(tmp_path: Path) -> None
 @pytest.mark.skipif(not shutil.which("make"), reason="needs make")
 def test_clean_keeps_landing_days_of_ones_own(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
-    for name in ("sample/landing/2024-01-01/a.csv", "sample/warehouse/x", "shop 1/landing/2024-01-01/a.csv",
-                 "shop 1/warehouse/x", "shop 1/analytics.duckdb", "quality/cell.json"):  # fmt: skip
+    delivered = [
+        "landing/2024-01-01/a.csv",
+        "shop 1/landing/2024-01-01/a.csv",
+        "shops/toys/landing/2024-01-01/a.csv",
+    ]
+    for name in (*delivered, "sample/landing/2024-01-01/a.csv", "sample/warehouse/x", "warehouse/a/landing_x",
+                 "shop 1/warehouse/x", "shop 1/analytics.duckdb", "shops/toys/logs/x", "quality/x.json"):  # fmt: skip
         file = tmp_path / "var" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
@@ -46,9 +51,12 @@ def test_clean_keeps_landing_days_of_ones_own(tmp_path: Path) -> None:
         clean = subprocess.run(
             ["make", "clean"], cwd=tmp_path, env=own(), check=True, capture_output=True, text=True
         )
-        left = [str(path.relative_to(tmp_path / "var")) for path in (tmp_path / "var").rglob("*") if path.is_file()]
-        assert left == ["shop 1/landing/2024-01-01/a.csv"]
-        assert clean.stdout == "kept var/shop 1/landing: days that were delivered\n"
-    shutil.rmtree(tmp_path / "var/shop 1")
+        left = (path for path in (tmp_path / "var").rglob("*") if not path.is_dir() or not any(path.iterdir()))
+        assert sorted(str(path.relative_to(tmp_path / "var")) for path in left) == delivered
+        assert sorted(clean.stdout.splitlines()) == [
+            f"kept var/{folder}landing: days that were delivered" for folder in ("", "shop 1/", "shops/toys/")
+        ]
+    for name in ("landing", "shop 1", "shops"):
+        shutil.rmtree(tmp_path / "var" / name)
     subprocess.run(["make", "clean"], cwd=tmp_path, env=own(), check=True, capture_output=True)
     assert not (tmp_path / "var").exists()

@@ -218,7 +218,10 @@ def test_bootstrap_equals_day_by_day_and_a_rerun_replaces_its_day_only(
 
     daily.land(D3, [f"u{n},x,5,{int(noon(D3).timestamp())}000" for n in range(20)] + [line("v", "x", noon(D3))])
     assert daily.ingest(D3) == 1
-    error = capsys.readouterr().err.strip()
+    printed = capsys.readouterr()
+    error = printed.err.strip()
+    left = [line.rpartition(" ")[2] for line in printed.out.splitlines() if "staged files left in" in line]
+    assert [Path(folder).is_dir() for folder in left] == [True, True], "whole paths, a line each"
     assert error.count("\n") == 0
     assert "interactions: 20 of 21 rows, against the rule" in error
     assert "refused for their time' (on 2024-01-03, future_time 20: is time_unit = 's' right?)" in error

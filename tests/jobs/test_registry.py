@@ -88,7 +88,7 @@ def test_a_version_is_never_seen_without_its_words(registry: Registry, monkeypat
     assert [str(one["version"]) for one in json.loads(named)] == [left.number]
 
 
-def test_a_version_that_a_killed_run_left_says_which_one_took_its_place(registry: Registry) -> None:
+def test_a_version_that_no_gate_judged_says_which_one_took_its_place(registry: Registry) -> None:
     def made(run_id: str, words: str, ds: str = "2024-01-09") -> Version:
         source = registry.client.get_model_version(registry.name, "1").source
         tags = {"ds": ds, "syncrec.run_id": run_id}
@@ -98,13 +98,13 @@ def test_a_version_that_a_killed_run_left_says_which_one_took_its_place(registry
     left = made("killed", f"Trained.{NOT_JUDGED}")
     judged = made("earlier", "Refused: worse.")
     other = made("killed", f"Trained.{NOT_JUDGED}", ds="2024-01-08")
-    new = made("again", f"Trained.{NOT_JUDGED}")
-    registry.supersede(new)
-    words = [
-        registry.client.get_model_version(registry.name, v.number).description for v in (left, judged, other, new)
-    ]
-    assert words == [
-        f"Trained. Never judged: its run was interrupted, version {new.number} took its place.",
+    with mlflow.start_run(experiment_id=registry.experiment_id) as run:
+        pass
+    folder, tags = Path(registry.settings.state_dir) / "model", {"ds": "2024-01-09"}
+    new = registry.log_version(run.info.run_id, folder, tags, f"Trained.{NOT_JUDGED}", [EVENT])
+    numbers = [version.number for version in (left, judged, other, new)]
+    assert [registry.client.get_model_version(registry.name, number).description for number in numbers] == [
+        f"Trained. Never judged: its run ended before the gate, version {new.number} took its place.",
         "Refused: worse.",
         f"Trained.{NOT_JUDGED}",
         f"Trained.{NOT_JUDGED}",
