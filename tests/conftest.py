@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -72,23 +71,6 @@ INTERPRET = {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
 }
-LONGEST = ("test_whole_night.py", "test_score_reuse.py")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """In several processes begin with the longest files, then those of most tests (xdist: --no-loadscope-reorder).
-
-    A long file of few tests that begins last keeps one process at work after the others have ended.
-    """
-    if not hasattr(config, "workerinput"):
-        return
-    count = Counter(item.path for item in items)
-
-    def place(item: pytest.Item) -> tuple[int, int, str]:
-        name = item.path.name
-        return LONGEST.index(name) if name in LONGEST else len(LONGEST), -count[item.path], str(item.path)
-
-    items.sort(key=place)
 
 
 @pytest.fixture
