@@ -43,10 +43,12 @@ def test_clean_keeps_landing_days_of_ones_own(tmp_path: Path) -> None:
         "shops/toys/landing/2024-01-01/a.csv",
     ]
     for name in (*delivered, "sample/landing/2024-01-01/a.csv", "sample/warehouse/x", "warehouse/a/landing_x",
-                 "shop 1/warehouse/x", "shop 1/analytics.duckdb", "shops/toys/logs/x", "quality/x.json"):  # fmt: skip
+                 "shop 1/warehouse/x", "shop 1/analytics.duckdb", "shops/toys/logs/x", "q/x.json"):  # fmt: skip
         file = tmp_path / "var" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
+    delivered.insert(2, "shop 1/landing/2024-01-02")
+    (tmp_path / "var" / delivered[2]).mkdir()
     for _ in range(2):
         clean = subprocess.run(
             ["make", "clean"], cwd=tmp_path, env=own(), check=True, capture_output=True, text=True
