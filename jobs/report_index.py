@@ -24,6 +24,18 @@ _LOOK = re.compile(r'<meta name="look" content="(\w+) (\d+) ([^"]*)">')
 _BEGINNING = 2000
 """So many characters of a page hold what _LOOK finds."""
 _TOP, _MARK = "</h1>", "↩ Rolled back"
+_PAST = (
+    (
+        '<div class="verdict good" role="status">',
+        '<div class="verdict" role="status" style="border-color: var(--line)">',
+    ),
+    (
+        '<div class="verdict look" role="status">',
+        '<div class="verdict" role="status" style="border-color: var(--line)">',
+    ),
+    ("<p>✓ Published", "<p>What was said then: ✓ Published"),
+)
+"""How a verdict that no longer holds reads: without its colour, and as something of the past."""
 _REASON = 240
 """A reason of so many characters still fits two or three lines, and holds the question at an audit's end."""
 
@@ -60,7 +72,7 @@ def index_rows(connection: duckdb.DuckDBPyConnection, folder: Path) -> list[Row]
 
 
 def mark_withdrawn(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
-    """Let the pages of nights that were rolled back say so at their top; the rest stays as it was written."""
+    """Let the pages of nights that were rolled back say so at their top, above what was the verdict until then."""
     rows = connection.execute(
         "select ds, reason from nights where decision = $word", {"word": ROLLED_BACK}
     ).fetchall()
@@ -73,7 +85,10 @@ def mark_withdrawn(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
             f"This night was {reason}. Its lists are shown no more; what follows was written before."
         )
         mark = f'<div class="verdict look" role="status">\n<p>{_MARK}.</p>\n<p class="sub">{said}</p>\n</div>\n'
-        write_whole(page, text.replace(_TOP, f"{_TOP}\n{mark}", 1))
+        head, below = text.split(_TOP, 1)
+        for verdict, past in _PAST:
+            below = below.replace(verdict, past, 1)
+        write_whole(page, f"{head}{_TOP}\n{mark}{below}")
 
 
 def _stopped(connection: duckdb.DuckDBPyConnection) -> Mapping[tuple[date, str], str]:

@@ -151,13 +151,15 @@ def test_the_pages_of_withdrawn_nights_say_so_once(three: Project) -> None:
     write_analytics(three.settings)
     reports = three.settings.state / "reports"
     reports.mkdir()
+    verdict = '<div class="verdict good" role="status">\n<p>✓ Published: nothing is wrong.</p>\n</div>'
     for day in (FIRST, SECOND):
-        (reports / f"{day}.html").write_text("<body>\n<header>\n<h1>Night</h1>\n</header>\n")
+        (reports / f"{day}.html").write_text(f"<body>\n<header>\n<h1>Night</h1>\n{verdict}\n</header>\n")
     roll_back(three.settings, reason="readers <b>complain</b>")
     rollback._show(three.settings)
     first, second = ((reports / f"{day}.html").read_text(encoding="utf-8") for day in (FIRST, SECOND))
-    assert first == "<body>\n<header>\n<h1>Night</h1>\n</header>\n"
+    assert first == f"<body>\n<header>\n<h1>Night</h1>\n{verdict}\n</header>\n"
     assert second.count("Rolled back") == 1
+    assert "verdict good" not in second and "<p>What was said then: ✓ Published: nothing is wrong.</p>" in second
     assert second.index("</h1>") < second.index("Rolled back") < second.index("</header>")
     assert "version 1: readers &lt;b&gt;complain" in second and "<b>" not in second
     assert not (reports / f"{THIRD}.html").exists()
