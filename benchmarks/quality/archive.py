@@ -26,7 +26,8 @@ def archive(cells: Path, folder: Path, at_least_s: float = _QUICK_S) -> int:
     """Copy the finished cells of a cache's folder into an archive's; return how many were new or had changed.
 
     at_least_s: cells whose training took less are left out, but for ensembles, which need other cells' scores.
-    Ranks are kept as whole numbers of halves (the mean rank of a tie is one); what cannot be ranked is left out.
+    Ranks are kept as whole numbers of halves (the mean rank of a tie is one), 0 for a case that has none; what
+    cannot be ranked at all is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     changed = 0
@@ -35,7 +36,7 @@ def archive(cells: Path, folder: Path, at_least_s: float = _QUICK_S) -> int:
         if figures["train_s"] < at_least_s and figures["kind"] != "ensemble":
             continue
         with np.load(file) as found:
-            packed = {name: _packed(ranks_M) for name, ranks_M in found.items() if np.isfinite(ranks_M).all()}
+            packed = {name: _packed(ranks_M) for name, ranks_M in found.items() if np.isfinite(ranks_M).any()}
             n_cases = {name: np.int64(len(ranks_M)) for name, ranks_M in found.items() if name not in packed}
         text = np.frombuffer(json.dumps(figures, sort_keys=True).encode(), dtype=np.uint8)
         changed += _write(folder / file.name, {**packed, **n_cases, _FIGURES: text})
@@ -60,6 +61,7 @@ def restore(folder: Path, cells: Path) -> int:
 
 
 def _packed(ranks_M: Array) -> Array:
+    ranks_M = np.where(np.isnan(ranks_M), 0, ranks_M)
     halves_M = np.rint(2 * ranks_M)
     if not np.array_equal(halves_M, 2 * ranks_M):
         raise ValueError("a rank is no multiple of one half: mean ranks of ties are")
@@ -68,7 +70,7 @@ def _packed(ranks_M: Array) -> Array:
 
 
 def _unpacked(values: Array) -> Array:
-    return values / 2.0 if values.ndim else np.full(int(values), np.nan)
+    return np.where(values > 0, values / 2.0, np.nan) if values.ndim else np.full(int(values), np.nan)
 
 
 def _write(file: Path, arrays: dict[str, Any]) -> bool:

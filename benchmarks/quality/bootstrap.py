@@ -47,18 +47,34 @@ class Gain:
 
 
 class Bootstrap:
-    """The resamples of one part's cases. Every system is measured on the same drawn users, so gains are paired."""
+    """The resamples of one part's cases. Every system is measured on the same drawn users, so gains are paired.
 
-    def __init__(self, data: QualityData, part: str = "test", n_resamples: int = 2_000, seed: int = 0) -> None:
-        self.data, self.part = data, part
+    where_M: of these cases alone, [M] bool; None: of all. ranking: among which items (cells.RANKINGS).
+    """
+
+    def __init__(
+        self,
+        data: QualityData,
+        part: str = "test",
+        n_resamples: int = 2_000,
+        seed: int = 0,
+        where_M: Array | None = None,
+        ranking: str = "full",
+    ) -> None:
+        self.data, self.part, self.ranking = data, part, ranking
         cases = data.cases[part]
         self.domain_M = cases.domain_M
+        self.where_M = np.ones(len(cases), dtype=bool) if where_M is None else where_M
         users, self.row_M = np.unique(cases.user_M, return_inverse=True)
         rng = np.random.default_rng(seed)
         self.drawn_RU = np.stack([_draw(rng, len(users)) for _ in range(n_resamples)])
-        self.counts_UD = self._sums(np.ones(len(cases)))
+        self.counts_UD = self._sums(self.where_M.astype(np.float64))
         self.counts_RD = self._drawn(self.counts_UD)
         self._known: dict[str, Array] = {}
+
+    def by_domain(self, system: System) -> Array:
+        """Return NDCG@10 of the system by domain, of the cases themselves, [D]."""
+        return system.by_domain(self.part, ranking=self.ranking, where_M=self.where_M)
 
     def means(self, system: System) -> Array:
         """Return NDCG@10 of the system by resample and domain, [R, D]; nan where no drawn user has a case."""
@@ -67,7 +83,7 @@ class Bootstrap:
         return self._known[system.name]
 
     def _means(self, system: System) -> Array:
-        values_SM = system.values(self.part)
+        values_SM = np.where(self.where_M, system.values(self.part, ranking=self.ranking), 0)
         n_seeds = len(values_SM)
         with np.errstate(invalid="ignore", divide="ignore"):
             means_SRD = np.stack([self._drawn(self._sums(values_M)) / self.counts_RD for values_M in values_SM])
@@ -116,8 +132,8 @@ def macro_interval(bootstrap: Bootstrap, system: System) -> Interval:
 
 def gains(bootstrap: Bootstrap, ours: System, rivals: Sequence[System]) -> tuple[tuple[Gain, ...], Gain]:
     """Return the gain of a system in each domain, and of its macro mean. rivals: the rival in each domain."""
-    value_D = ours.by_domain(bootstrap.part)
-    rival_D = np.array([rival.by_domain(bootstrap.part)[d] for d, rival in enumerate(rivals)])
+    value_D = bootstrap.by_domain(ours)
+    rival_D = np.array([bootstrap.by_domain(rival)[d] for d, rival in enumerate(rivals)])
     value_RD = bootstrap.means(ours)
     rival_RD = np.stack([bootstrap.means(rival)[:, d] for d, rival in enumerate(rivals)], 1)
     domains = tuple(_gain(value_D[d], rival_D[d], value_RD[:, d], rival_RD[:, d]) for d in range(len(rivals)))

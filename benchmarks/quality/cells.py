@@ -26,7 +26,8 @@ from syncrec_model.evaluation import mean_tie_ranks
 from syncrec_model.measures import case_values
 
 _CASES_AT_ONCE = 512
-RANKINGS = ("full", "own100", "all100")  # the honest one, and the two sampled protocols for old tables
+# The honest one; the same among items that somebody had in training; the two sampled protocols for old tables.
+RANKINGS = ("full", "known", "own100", "all100")
 
 
 @dataclass(frozen=True)
@@ -178,8 +179,9 @@ def rank(
 ) -> dict[str, Array]:
     """Rank every case among ALL items of its domain, items of its history taken out, ties at their mean rank.
 
-    sampled: also among the two samples of 100 negatives, for comparison with published tables. keep: a folder for
-    the scores themselves.
+    "known" leaves out the items without an event to learn from, which a catalogue of that day would not have; it is
+    nan for such a target. sampled: also among the two samples of 100 negatives, for comparison with published
+    tables. keep: a folder for the scores themselves.
 
     Raises
     ------
@@ -199,6 +201,9 @@ def rank(
         removed_mV[torch.from_numpy(row_s), torch.from_numpy(item_s - 1)] = True
         removed_mV[torch.arange(len(index)), target_m] = False
         found["full"][index] = mean_tie_ranks(scores_mV, target_m, removed_mV).numpy()
+        new_V = torch.from_numpy(data.item_events(code) == 0)
+        among_known_m = mean_tie_ranks(scores_mV, target_m, removed_mV | new_V).numpy()
+        found["known"][index] = np.where(new_V.numpy()[cases.target_M[index] - 1], np.nan, among_known_m)
         if sampled:
             own_mS = torch.from_numpy(cases.own_negatives_MS[index] - 1)
             found["own100"][index] = _first_rank(

@@ -32,6 +32,7 @@ TRAIN, VALID, TEST = 0, 1, 2
 TIME_SHARE = 0.1  # of the events, the last tenth is the test window, the tenth before it validation
 QUICK_USERS = 8_500
 STRATA = ("0", "1-2", "3-5", "6+")  # events of the user in the target's domain before the case
+TARGET_STRATA = ("0", "1-3", "4-10", "11-30", "31+")  # training events of the target, of everybody
 N_NEGATIVES = 100
 
 
@@ -117,6 +118,30 @@ class QualityData:
         for event, user in zip(cases.event_M, cases.user_M, strict=True):
             before = slice(starts_U[user], event)
             yield log.item_E[before], log.domain_E[before], log.ts_E[before]
+
+    def item_events(self, code: int) -> Array:
+        """Return how many training events everybody has of each candidate of a domain, [V_d].
+
+        0: it is a candidate because of what happened later, and no system had an event of it to learn from.
+        """
+        n_items, counts_V = self.n_items[code - 1], np.zeros(self.n_items[code - 1], dtype=np.int64)
+        for log in (self.train, self.outside):
+            items = log.item_E[log.domain_E == code]
+            counts_V += np.bincount(items[items <= n_items], minlength=n_items + 1)[1:]
+        return counts_V
+
+    def target_events(self, part: str) -> Array:
+        """Return how many training events everybody has of each case's target, [M]."""
+        cases = self.cases[part]
+        found_M = np.zeros(len(cases), dtype=np.int64)
+        for code in range(1, len(self.domains) + 1):
+            own_M = cases.domain_M == code
+            found_M[own_M] = self.item_events(code)[cases.target_M[own_M] - 1]
+        return found_M
+
+    def target_stratum(self, part: str) -> Array:
+        """Return the place in TARGET_STRATA of each case, [M]."""
+        return np.digitize(self.target_events(part), [1, 4, 11, 31])
 
     def train_sequences(self, max_length: int) -> SequenceSet:
         """Return what syncrec_model learns from: one row a user."""

@@ -6,8 +6,9 @@ Shapes: D domains, M cases.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from benchmarks.quality.ablations import Ablation, ablations_of, followed
 from benchmarks.quality.bootstrap import Bootstrap, Gain, Interval, gains, macro_interval, mean_over_domains
 from benchmarks.quality.cells import Result
-from benchmarks.quality.data import STRATA, QualityData
+from benchmarks.quality.data import STRATA, TARGET_STRATA, Array, QualityData
 from benchmarks.quality.systems import (
     DEFAULT,
     EQUIPPED,
@@ -56,8 +57,8 @@ class Cost:
 class SystemFigures:
     """One line of the tables. test: measure -> domain -> value, with "macro" and "min". macro: of NDCG@10.
 
-    strata: domain or "macro" -> stratum -> NDCG@10. sampled: "own100" or "all100" -> as `test`, {} where a view
-    cannot be ranked so. valid_macro is what choices are made by.
+    strata, target_strata: domain or "macro" -> stratum -> NDCG@10. sampled: "own100" or "all100" -> as `test`, {}
+    where a view cannot be ranked so. valid_macro is what choices are made by.
     """
 
     name: str
@@ -70,6 +71,7 @@ class SystemFigures:
     test: dict[str, Values]
     macro: Interval
     strata: dict[str, Values]
+    target_strata: dict[str, Values]
     sampled: dict[str, dict[str, Values]]
     cost: Cost
     notes: tuple[str, ...]
@@ -87,15 +89,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Figures:
-    """Everything that the tables and plots show. versus: our default against "best_single", "best_multi", the
-    two ensembles. transfer: every row that learns from all domains against the best of one domain (RQ2). ablations:
-    variants of ours against the whole; weights: what multiplied their cross losses (RQ3, ablations.py).
+    """Everything that the tables and plots show.
+
+    versus: our default against "best_single", "best_multi", the two ensembles. known: the same of targets that
+    somebody had in training, ranked among such items; empty where all are, and for cells of before they were ranked
+    so. cases: how many, "strata" or "target_strata" -> stratum -> cases. transfer: every row that learns from all
+    domains against the best of one domain (RQ2). ablations: variants of ours against the whole; weights: what
+    multiplied their cross losses (RQ3, ablations.py).
     """
 
     domains: tuple[str, ...]
     systems: dict[str, SystemFigures]
     rivals: Rivals
     versus: dict[str, Comparison]
+    known: dict[str, Comparison]
+    cases: dict[str, dict[str, int]]
     transfer: dict[str, Comparison]
     ablations: tuple[Ablation, ...]
     weights: dict[str, dict[str, dict[str, float]]]
@@ -108,14 +116,17 @@ def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_0
     rivals = choose_rivals(systems, data)
     single = [systems[rivals.single[domain]] for domain in data.domains if domain in rivals.single]
     everywhere = len(single) == len(data.domains)
-    versus = {}
+    against = {BEST_SINGLE: single} if everywhere else {}
+    for key, name in ((BEST_MULTI, rivals.multi), (PLAIN, PLAIN), (EQUIPPED, EQUIPPED)):
+        if name in systems:
+            against[key] = [systems[name]] * len(data.domains)
+    versus, known = {}, {}
     if DEFAULT in systems:
-        ours = systems[DEFAULT]
-        if everywhere:
-            versus[BEST_SINGLE] = _compare(bootstrap, ours, single)
-        for key, name in ((BEST_MULTI, rivals.multi), (PLAIN, PLAIN), (EQUIPPED, EQUIPPED)):
-            if name in systems:
-                versus[key] = _compare(bootstrap, ours, [systems[name]] * len(data.domains))
+        ours, known_M = systems[DEFAULT], data.target_events("test") > 0
+        versus = {key: _compare(bootstrap, ours, rival) for key, rival in against.items()}
+        if not known_M.all() and all(map(_ranked_among_known, [ours, *chain(*against.values())])):
+            of_known = Bootstrap(data, n_resamples=n_resamples, where_M=known_M, ranking="known")
+            known = {key: _compare(of_known, ours, rival) for key, rival in against.items()}
     transfer = {
         system.name: _compare(bootstrap, system, single)
         for system in systems.values()
@@ -124,7 +135,21 @@ def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_0
     lines = {name: _system(system, rows[system.row], bootstrap) for name, system in systems.items()}
     lines = {name: _with_needs(line, rows[line.row], lines) for name, line in lines.items()}
     ablations = ablations_of(systems, bootstrap)
-    return Figures(data.domains, lines, rivals, versus, transfer, ablations, followed(rows))
+    cases = {
+        "strata": _counts(STRATA, data.cases["test"].stratum_M),
+        "target_strata": _counts(TARGET_STRATA, data.target_stratum("test")),
+    }
+    return Figures(data.domains, lines, rivals, versus, known, cases, transfer, ablations, followed(rows))
+
+
+def _ranked_among_known(system: System) -> bool:
+    """Were its cases ranked among the items that somebody had in training? Older cells were not."""
+    return all(f"{system.view}/test/known" in run.ranks for run in system.runs)
+
+
+def _counts(names: Sequence[str], stratum_M: Array) -> dict[str, int]:
+    """Return how many cases each stratum has."""
+    return {name: int((stratum_M == number).sum()) for number, name in enumerate(names)}
 
 
 def _compare(bootstrap: Bootstrap, ours: System, rivals: list[System]) -> Comparison:
@@ -149,7 +174,8 @@ def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
         valid_macro=system.macro("valid"),
         test=_measures(system, "full"),
         macro=macro_interval(bootstrap, system),
-        strata=_strata(system),
+        strata=_strata(system, STRATA, system.data.cases["test"].stratum_M),
+        target_strata=_strata(system, TARGET_STRATA, system.data.target_stratum("test")),
         sampled={ranking: found for ranking, found in sampled.items() if math.isfinite(found[METRIC]["macro"])},
         cost=Cost(
             train_s=_mean([run.figures["train_s"] for run in timed]),
@@ -195,11 +221,10 @@ def _named(system: System, values_D: Any) -> Values:
     }
 
 
-def _strata(system: System) -> dict[str, Values]:
+def _strata(system: System, names: Sequence[str], stratum_M: Array) -> dict[str, Values]:
     """Return NDCG@10 by domain and stratum; macro is the mean over the domains that have cases of the stratum."""
-    stratum_M = system.data.cases["test"].stratum_M
     found: dict[str, Values] = {domain: {} for domain in [*system.data.domains, "macro"]}
-    for number, stratum in enumerate(STRATA):
+    for number, stratum in enumerate(names):
         values_D = system.by_domain("test", where_M=stratum_M == number)
         for domain, value in zip(system.data.domains, values_D, strict=True):
             found[domain][stratum] = float(value)
@@ -238,6 +263,8 @@ def flat(figures: Figures, prefix: str = "a5") -> Values:
     for key, name in names.items():
         if key in figures.versus:
             found[f"{prefix}.{name}"] = figures.versus[key].macro.ratio.value
+        if key in figures.known:
+            found[f"{prefix}.known.{name}"] = figures.known[key].macro.ratio.value
     if BEST_SINGLE in figures.versus:
         for domain, gain in figures.versus[BEST_SINGLE].domains.items():
             found[f"{prefix}.gain_ci_low.{domain}"] = gain.ratio.low

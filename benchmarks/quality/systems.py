@@ -17,6 +17,7 @@ from benchmarks.quality.cells import Result
 from benchmarks.quality.data import Array, QualityData
 from benchmarks.quality.protocol import Peer
 from benchmarks.quality.trials import Trial
+from syncrec_model.measures import case_values
 
 METRIC = "ndcg@10"
 DEFAULT, PLAIN, EQUIPPED, RELEASED = "default", "ensemble.plain", "ensemble.equipped", "released"
@@ -50,7 +51,7 @@ class System:
     data: QualityData
 
     def values(self, part: str, metric: str = METRIC, ranking: str = "full") -> Array:
-        """Return a measure for each seed and case, [S, M]; nan where the view cannot be ranked so."""
+        """Return a measure for each seed and case, [S, M]; nan where the view or the case cannot be ranked so."""
         return np.stack([self._values(run, part, metric, ranking) for run in self.runs])
 
     def by_domain(
@@ -65,9 +66,11 @@ class System:
         return float(mean_over_domains(self.by_domain(part, metric, ranking)))
 
     def _values(self, run: Result, part: str, metric: str, ranking: str) -> Array:
-        if not np.isfinite(run.ranks[f"{self.view}/{part}/{ranking}"]).all():
+        ranks_M = run.ranks.get(f"{self.view}/{part}/{ranking}")  # cells of before a ranking was kept lack it
+        if ranks_M is None:
             return np.full(len(self.data.cases[part]), np.nan)
-        return run.values(part, metric, self.view, ranking)
+        there_M = np.isfinite(ranks_M)
+        return np.where(there_M, case_values(np.where(there_M, ranks_M, 1))[metric], np.nan)
 
 
 @dataclass(frozen=True)

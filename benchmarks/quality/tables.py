@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.markdown import table
 from benchmarks.quality.ablations import ablation_tables, weight_table
 from benchmarks.quality.bootstrap import Gain, Interval
-from benchmarks.quality.data import STRATA
+from benchmarks.quality.data import STRATA, TARGET_STRATA
 from benchmarks.quality.figures import BEST_MULTI, BEST_SINGLE, METRICS, SAMPLED, Figures, SystemFigures
 from benchmarks.quality.protocol import KINDS
 from benchmarks.quality.systems import EQUIPPED, METRIC, PLAIN, Row
@@ -43,6 +43,9 @@ def report(figures: Figures, rows: Mapping[str, Row]) -> str:
         against = [(short(d), gained.rivals[d], gain) for d, gain in gained.domains.items()]
         macro = [("macro", ", ".join(dict.fromkeys(gained.rivals.values())), gained.macro)]
         parts.append((f"Our default against {RIVALS[key]}, NDCG@10 on test", gain_table(against + macro)))
+    parts.append(
+        ("The same of targets that somebody had in training, ranked among such items", known_table(figures))
+    )
     parts.append(("RQ2: gained or lost against single-domain training, NDCG@10 on test", transfer_table(figures)))
     names = [short(domain) for domain in figures.domains]
     parts += ablation_tables(figures.ablations, names)
@@ -53,7 +56,11 @@ def report(figures: Figures, rows: Mapping[str, Row]) -> str:
         parts += [
             (
                 "NDCG@10 by events of the user in the domain before the case, mean over domains",
-                strata_table(lines),
+                strata_table(figures, lines, "strata", STRATA),
+            ),
+            (
+                "NDCG@10 by training events of the target, of everybody; mean over domains",
+                strata_table(figures, lines, "target_strata", TARGET_STRATA),
             ),
             ("The papers' 100-negative protocol: not a measure of quality", sampled_table(lines)),
             ("Costs", cost_table(lines)),
@@ -126,10 +133,23 @@ def transfer_table(figures: Figures) -> str:
     return table(["row", "kind", *map(short, figures.domains), "macro"], [*rows, rivals])
 
 
-def strata_table(lines: Sequence[SystemFigures]) -> str:
-    """Return NDCG@10 by stratum."""
-    rows = [[line.name, *(number(line.strata["macro"][stratum]) for stratum in STRATA)] for line in lines]
-    return table(["row", *STRATA], rows)
+def strata_table(figures: Figures, lines: Sequence[SystemFigures], by: str, names: Sequence[str]) -> str:
+    """Return NDCG@10 by stratum, under the number of its cases. by: the field of `SystemFigures`."""
+    counts = ["*cases*", *(f"{figures.cases[by][name]:,}" for name in names)]
+    rows = [[line.name, *(number(getattr(line, by)["macro"][name]) for name in names)] for line in lines]
+    return table(["row", *names], [counts, *rows])
+
+
+def known_table(figures: Figures) -> str:
+    """Return our default's gains where targets and candidates have training events, as a fraction of the rival's.
+
+    One line a rival; "*" where the interval leaves out 0.
+    """
+    rows = [
+        [RIVALS[key], *(marked(gain.ratio) for gain in found.domains.values()), percent(found.macro.ratio)]
+        for key, found in figures.known.items()
+    ]
+    return table(["against", *map(short, figures.domains), "macro [95 %]"], rows) if rows else ""
 
 
 def sampled_table(lines: Sequence[SystemFigures]) -> str:

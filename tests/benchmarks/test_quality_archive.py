@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,15 @@ import pytest
 
 from benchmarks.quality.archive import archive, restore
 from benchmarks.quality.cells import Cell
+from benchmarks.quality.data import TEST
 from benchmarks.quality.plan import Scale
 from benchmarks.quality.runner import Runner
 from tests.benchmarks.quality_peers import BUDGET, Planted, Silent, lines, tiny
 
-DATA = tiny()
+WHOLE = tiny()
+DATA = replace(  # nobody had some of its items in training: their cases have no rank among those that were there
+    WHOLE, part_E=np.where((WHOLE.events.domain_E == 1) & (WHOLE.events.item_E <= 5), TEST, WHOLE.part_E)
+)
 
 
 def run(folder: Path, *peers: Planted, **options: bool) -> Runner:
@@ -39,6 +44,8 @@ def test_what_was_archived_is_read_elsewhere_and_never_trained(tmp_path: Path) -
         assert other.figures == result.figures and other.ranks.keys() == result.ranks.keys()
         for name, ranks_M in result.ranks.items():
             assert np.array_equal(other.ranks[name], ranks_M, equal_nan=True)
+        without_M = np.isnan(result.ranks["/test/known"])
+        assert without_M.any() and not without_M.all()
 
 
 def test_a_cell_that_is_there_is_not_replaced(tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.quality.data import PARTS, TEST, TRAIN, VALID, DataAbsent, cut, load_a5
+from benchmarks.quality.data import PARTS, TARGET_STRATA, TEST, TRAIN, VALID, DataAbsent, cut, load_a5
 from tests.benchmarks.neural_world import DOMAINS, N_ITEMS, planted, walks
 
 
@@ -42,6 +43,31 @@ def test_training_holds_no_case_and_in_time_nobody_learns_from_the_future() -> N
     assert data.events.ts_E[data.part_E == TEST].min() > data.events.ts_E[data.part_E == VALID].max() - 1
     everything = planted(80)
     assert everything.train_sequences(50).cross_lengths_U.sum() == (everything.part_E == TRAIN).sum()
+
+
+def test_a_targets_training_events_are_those_of_everybody_before_validation() -> None:
+    data = planted(80, "time")
+    others = data.outside.take(data.outside.item_E <= N_ITEMS)  # further items are no candidates
+    logs = (data.train, others)
+    for part in PARTS:
+        cases, found_M = data.cases[part], data.target_events(part)
+        assert len(np.unique(found_M)) > 3
+        for domain, target, found in zip(cases.domain_M, cases.target_M, found_M, strict=True):
+            assert found == sum(int(((log.domain_E == domain) & (log.item_E == target)).sum()) for log in logs)
+    never = replace(data, part_E=np.full_like(data.part_E, TEST), outside=data.outside.take(np.arange(0)))
+    assert (never.target_events("test") == 0).all()
+    strata = [np.digitize(n, [1, 4, 11, 31]) for n in (0, 1, 3, 4, 10, 11, 30, 31)]
+    assert [TARGET_STRATA[place] for place in strata] == [
+        "0",
+        "1-3",
+        "1-3",
+        "4-10",
+        "4-10",
+        "11-30",
+        "11-30",
+        "31+",
+    ]
+    assert data.target_stratum("test").tolist() == np.digitize(data.target_events("test"), [1, 4, 11, 31]).tolist()
 
 
 def test_outside_items_are_numbered_behind_the_candidates() -> None:

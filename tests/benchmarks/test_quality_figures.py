@@ -14,7 +14,7 @@ import pytest
 
 from benchmarks.quality.bootstrap import Bootstrap, Interval, gains, interval, macro_interval
 from benchmarks.quality.cells import Cell, Result
-from benchmarks.quality.data import STRATA, Array, Cases, QualityData
+from benchmarks.quality.data import STRATA, TEST, Array, Cases, QualityData
 from benchmarks.quality.figures import METRIC, flat, plain, summarise
 from benchmarks.quality.plan import Scale
 from benchmarks.quality.plots import _worth_a_name, draw, ntg_curves, ntg_over_epochs, sweep
@@ -65,6 +65,25 @@ def test_an_interval_over_two_users_is_what_one_counts_by_hand() -> None:
     (books, _), macro = gains(bootstrap, ours, [rival, rival])
     assert books.difference == Interval(0.5, 0.0, 1.0) == macro.difference  # toys have no case and do not count
     assert math.isnan(books.ratio.value)  # the rival has nothing to be a fraction of
+
+
+def test_gains_of_some_cases_are_those_of_a_set_that_has_these_alone() -> None:
+    cases = DATA.cases["test"]
+    where_M = cases.user_M % 3 > 0
+    some = {field.name: getattr(cases, field.name)[where_M] for field in fields(cases)}
+    alone = replace(DATA, cases={"test": Cases(**some)})
+    ours_M, rival_M = shares(0.6, 0.3)
+    both = system("ours", ours_M), system("rival", rival_M)
+    part = system("ours", ours_M[where_M], data=alone), system("rival", rival_M[where_M], data=alone)
+    domains, macro = gains(Bootstrap(DATA, where_M=where_M), both[0], [both[1]] * 2)
+    expected, expected_macro = gains(Bootstrap(alone), part[0], [part[1]] * 2)
+    for found, wanted in zip((*domains, macro), (*expected, expected_macro), strict=True):
+        assert found.difference.value == pytest.approx(wanted.difference.value)
+        assert found.ratio.value == pytest.approx(wanted.ratio.value)
+        # Other users are drawn beside these: the same width but for the chance of the draws.
+        assert found.difference.low == pytest.approx(wanted.difference.low, abs=0.05)
+        assert found.difference.high == pytest.approx(wanted.difference.high, abs=0.05)
+    assert macro.difference.value != gains(Bootstrap(DATA), both[0], [both[1]] * 2)[1].difference.value
 
 
 def test_seeds_are_drawn_too_and_as_wide_as_their_mean_varies() -> None:
@@ -125,7 +144,11 @@ def test_measures_are_means_inside_a_domain_then_over_domains() -> None:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
-    folder = tmp_path_factory.mktemp("quality")
+    return trained(DATA, tmp_path_factory.mktemp("quality"))
+
+
+def trained(data: QualityData, folder: Path) -> dict[str, Row]:
+    """Train planted systems of every kind."""
     calls = folder / "calls"
     peers = [
         Planted(calls, "popularity", "trivial", valid=(0.1, 0.4), test=(0.2, 0.3), seeded=False),
@@ -136,7 +159,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Row]:
         Planted(calls, "broken", "multi-domain", crash="always"),
         Planted(calls, "default", "ours", valid=0.6, test=0.6),
     ]
-    return Runner(DATA, BUDGET, folder / "cache", peers, Scale(2, 2), Silent(folder)).run()
+    return Runner(data, BUDGET, folder / "cache", peers, Scale(2, 2), Silent(folder)).run()
 
 
 def test_figures_have_the_agreed_names_and_only_those_whose_rows_exist(rows: dict[str, Row]) -> None:
@@ -163,6 +186,58 @@ def test_figures_have_the_agreed_names_and_only_those_whose_rows_exist(rows: dic
         assert "released.ndcg10.books" in flat(there) and "a5quick.released.ndcg10.books" in flat(there, "a5quick")
     finally:
         rows["mixed"].peer.name = "mixed"
+
+
+def test_targets_that_nobody_had_in_training_are_told_apart_from_the_others(
+    rows: dict[str, Row], tmp_path: Path
+) -> None:
+    cases, log = DATA.cases["test"], DATA.events
+    new_E = (log.domain_E == 1) & (log.item_E <= 5)
+    data = replace(DATA, part_E=np.where(new_E, TEST, DATA.part_E))
+    known_M = ~((cases.domain_M == 1) & (cases.target_M <= 5))
+    assert 0 < (~known_M).sum() < len(known_M)
+    found = trained(data, tmp_path)
+    figures = summarise(found, data, n_resamples=50)
+    assert figures.cases["target_strata"]["0"] == (~known_M).sum()
+    assert sum(figures.cases["target_strata"].values()) == sum(figures.cases["strata"].values()) == len(known_M)
+
+    runs = found["default"].results.values()
+    full_M = np.mean([run.values("test", METRIC) for run in runs], axis=0)
+    new_D = domain_means(data, "test", full_M, ~known_M)
+    assert figures.systems["default"].target_strata["macro"]["0"] == pytest.approx(new_D[0])
+    assert math.isnan(new_D[1])
+
+    def among_known(row: str) -> Array:
+        ranks_SM = np.stack([run.ranks["/test/known"] for run in found[row].results.values()])
+        assert (np.isnan(ranks_SM) == ~known_M).all()
+        full_SM = np.stack([run.ranks["/test/full"] for run in found[row].results.values()])
+        books_M, toys_M = known_M & (cases.domain_M == 1), cases.domain_M == 2
+        assert (ranks_SM[:, books_M] <= full_SM[:, books_M]).all()
+        assert (ranks_SM[:, books_M] < full_SM[:, books_M]).any()
+        assert (ranks_SM[:, toys_M] == full_SM[:, toys_M]).all()
+        gained_SM = np.where(ranks_SM <= 10, 1 / np.log2(1 + ranks_SM), 0)
+        return domain_means(data, "test", gained_SM.mean(0), known_M)
+
+    assert set(figures.known) == set(figures.versus) == {"best_single", "best_multi", "ensemble.equipped"}
+    gain = figures.known["ensemble.equipped"]
+    expected_D = among_known("default") - among_known("ensemble.equipped")
+    assert [gain.domains[d].difference.value for d in DOMAINS] == pytest.approx(expected_D.tolist())
+    assert gain.macro.difference.low < gain.macro.difference.value < gain.macro.difference.high
+    assert "a5time.known.gain_macro_vs_equipped_ensemble" in flat(figures, "a5time")
+    text = " ".join(report(figures, found).split())
+    assert "that somebody had in training, ranked among such items" in text
+    assert f"| *cases* | {(~known_M).sum()} " in text
+    everywhere = summarise(rows, DATA, n_resamples=20)
+    assert everywhere.known == {} and "somebody had in training, ranked" not in report(everywhere, rows)
+
+
+def test_cells_of_before_known_items_were_ranked_apart_have_no_such_figures(tmp_path: Path) -> None:
+    log = DATA.events
+    data = replace(DATA, part_E=np.where((log.domain_E == 1) & (log.item_E <= 5), TEST, DATA.part_E))
+    found = trained(data, tmp_path)
+    for run in found["sasrec"].results.values():
+        del run.ranks["/test/known"]
+    assert summarise(found, data, n_resamples=20).known == {}
 
 
 def test_tables_show_every_row_every_trial_and_mark_the_sampled_protocol(rows: dict[str, Row]) -> None:
