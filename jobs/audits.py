@@ -234,7 +234,7 @@ def require(results: Sequence[AuditResult], *, staged: Sequence[Path] = ()) -> N
     Raises
     ------
     AuditFailed
-        Says which rules, how many rows, and where the staged files lie.
+        Says which rules and how many rows; where the staged files lie is in the log.
     """
     broken = [result for result in results if not result.success]
     if not broken:
@@ -246,9 +246,9 @@ def require(results: Sequence[AuditResult], *, staged: Sequence[Path] = ()) -> N
         )
         return
     said = "; ".join(map(_broken_in_words, broken))
-    for folder in staged:  # a line each: the one of the error may be cut
+    for folder in staged:  # a line each, whole: the error's own line may be cut
         log.info("staged files left in %s", folder)
-    left = f"; staged files left in {' and '.join(map(str, staged))}" if staged else ""
+    left = "; the log names where the staged files are left" if staged else ""
     raise AuditFailed(f"{NOTHING_PUBLISHED}{said}{left}")
 
 

@@ -182,6 +182,13 @@ def peak_memory() -> int | None:
     return total
 
 
+def positive(text: str) -> int:
+    """A whole number from 1 on, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
+    return int(text)
+
+
 def one_line(error: BaseException, limit: int = 600) -> str:
     """Fold an error's text into one line that fits a terminal and an alert, and that holds no secret."""
     said = str(error)

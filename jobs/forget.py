@@ -45,7 +45,7 @@ MODELS = (
     "train the next night cold (SYNCREC_TRAINING__WARM_START=false) and delete older versions in MLflow. Item ids "
     "and sums over all users (metrics, counts of past nights) stay"
 )
-NOTHING = f"nothing holds them (is the id written as in the landing files?). {MODELS}"
+NOTHING = f"nothing holds them: is the id written as in the landing files? If they were forgotten before: {MODELS}"
 
 
 @dataclass(frozen=True)

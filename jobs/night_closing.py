@@ -15,6 +15,7 @@ from jobs.lakehouse import Lakehouse
 from jobs.night_log import NightEnd
 from jobs.orchestrator import make_option
 from jobs.settings import Settings
+from jobs.transfer_words import Transfer, transfer_in_words
 
 FIRST_QUERY = "sql/queries/ntg_by_day.sql"
 
@@ -33,6 +34,8 @@ def closing_lines(
     yield f"  NTG per domain   {ntg_text(metrics, settings.domain_names)}"
     if served := served_text(metrics, settings.domain_names, str(night["served_version"])):
         yield f"  what is served   {served}"
+    if said := hurt_text(metrics, settings.domain_names, str(night["served_version"])):
+        yield f"  worse anywhere?  {said}"
     yield f"  query it         make sql{option} Q={FIRST_QUERY}"
     yield f"  BI tools         {analytics_file(settings)}    (DuckDB, read only)"
     yield f"  web pages        make up{option}    (MLflow and Airflow, on this machine only)"
@@ -86,6 +89,27 @@ def served_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], versi
         if domain in gains
     ]
     return ", ".join(told) + "   (the view that validation chose, less single)" if told else ""
+
+
+def hurt_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], version: str) -> str:
+    """Which domains the others hurt, in a sentence; "" where the version that serves was not measured tonight."""
+    own = [row for row in metrics if str(row["model_version"]) == version]
+    served, cross = (
+        {
+            row["domain"]: (row["low"], row["high"])
+            for row in own
+            if row["metric"] == metric and row["split"] == "test"
+        }
+        for metric in ("ntg_served", "ntg_ndcg")
+    )
+    views = {row["domain"]: row["view"] for row in own if (row["metric"], row["split"]) == ("ntg_served", "valid")}
+    return transfer_in_words(
+        {
+            name: Transfer(served[name], cross.get(name, (None, None)), views.get(name) or "")
+            for name in domains
+            if name in served
+        }
+    )
 
 
 def _gap(row: dict[str, Any]) -> str:

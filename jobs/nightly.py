@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 from pyiceberg.expressions import EqualTo
 
-from jobs.command import Run, one_line, start_logging
+from jobs.command import Run, one_line, positive, start_logging
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
 from jobs.machine_errors import machine_trouble
@@ -133,7 +133,7 @@ class Launcher:
                     cause = line.removeprefix("error: ").strip()
         if process.returncode:
             raise JobError(
-                f"the history could not be ingested: {cause or f'exit code {process.returncode}'}. "
+                f"the history could not be ingested: {cause.rstrip('. ') or f'exit code {process.returncode}'}. "
                 f"Full log: {log}. Mend the cause and run this again"
             )
         print(f"history done, {time.monotonic() - begun:.1f} s", flush=True)
@@ -212,19 +212,13 @@ def config_file(argument: Path | None) -> Path:
     return (home / (argument or os.environ.get("SYNCREC_CONFIG") or DEFAULT_CONFIG)).resolve()
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number from 1 on")
-    return int(text)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line: exit code 0 done, or nothing due; 1 a clear error; 70 a defect of ours."""
     parser = argparse.ArgumentParser(
         prog="python -m jobs.nightly", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--config", type=Path, help="settings file; default $SYNCREC_CONFIG, else syncrec.toml")
-    parser.add_argument("--nights", type=_positive, help="how many nights to run; default: as the settings say")
+    parser.add_argument("--nights", type=positive, help="how many nights to run; default: as the settings say")
     arguments = parser.parse_args(argv)
     start_logging()
     try:

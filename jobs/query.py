@@ -24,7 +24,7 @@ from pyiceberg.exceptions import NoSuchNamespaceError
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from jobs.command import one_line, parse_day
+from jobs.command import one_line, parse_day, positive
 from jobs.errors import JobError
 from jobs.lakehouse import NAMESPACE, Lakehouse, lost_catalog
 from jobs.private import hide
@@ -346,7 +346,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--as-of", type=parse_day, metavar="DAY", help="read the tables as the night of that day was published"
     )
-    parser.add_argument("--rows", type=int, default=60, help="print the first so many rows; default 60")
+    parser.add_argument("--rows", type=positive, default=60, help="print the first so many rows; default 60")
     parsed = parser.parse_args(argv)
     try:
         text = find_query(parsed.file).read_text(encoding="utf-8") if parsed.file else None

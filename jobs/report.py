@@ -44,7 +44,7 @@ def render(name: str, **values: Any) -> str:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": _number, "signed": _signed, "percent": _percent, "count": _count}
+    environment.filters |= {"number": _number, "signed": _signed, "end": _end, "percent": _percent, "count": _count}
     environment.filters |= {"seconds": _seconds, "gibibytes": _gibibytes}
     return environment.get_template("report.html.j2").render(page=name, **values)
 
@@ -59,6 +59,12 @@ def _signed(value: float | None, digits: int = 3) -> str:
     text = f"{value:+.{digits}f}"
     zero = not text.strip("+-0.")
     return text[1:] if zero else text.replace("-", "−")
+
+
+def _end(value: float | None) -> str:
+    """An end of an interval: with a digit more where it would read as zero, for zero is what it is held against."""
+    short, longer = _signed(value), _signed(value, 4)
+    return short if short.strip("0.") or not longer.strip("0.") else longer
 
 
 def _percent(value: float | None) -> str:

@@ -15,6 +15,7 @@ from jobs.report_problems import name_log, problems
 from jobs.schemas import INTERACTIONS, ROLLED_BACK
 from jobs.sql_views import SQL
 from jobs.step_times import FAILED, NOT_ENDED
+from jobs.transfer_words import Transfer, transfer_in_words
 
 Row = dict[str, Any]
 NIGHTS_IN_FIGURES = 30
@@ -64,6 +65,7 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
         "arms": rows("select * from experiments where ds = $ds order by arm desc"),
         "transfer": [history[name][-1] for name in history if history[name][-1]["ds"] == ds],
         "history": history,
+        "in_words": "",
         "quality": _quality(quality, domains, night),
         "arrived": [arrived[name] for name in _in_order(arrived, domains)],
         "rejected": rows(
@@ -84,6 +86,8 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
             " order by domain, arm, rank",
             user=user["user_id"],
         )
+    own = [row for row in facts["transfer"] if row["domain"] in domains]
+    facts["in_words"] = transfer_in_words({row["domain"]: _transfer(row) for row in own})
     facts["audits"] = [row for row in every_audit if row["newest"]]
     facts["stopped"] = [row for row in every_audit if not row["newest"] and not row["success"]]
     facts["account"] = _account(facts["audits"])
@@ -94,6 +98,14 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
             row[name] = name_log(row[name], logs, ds, row["run_id"])
     facts["problems"] = problems(facts, domains)
     return facts
+
+
+def _transfer(row: Row) -> Transfer:
+    return Transfer(
+        served=(row["ntg_served_low"], row["ntg_served_high"]),
+        cross=(row["ntg_ndcg_low"], row["ntg_ndcg_high"]),
+        view=row["served_view"] or "",
+    )
 
 
 def _account(audits: Sequence[Row]) -> Account | None:

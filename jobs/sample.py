@@ -231,10 +231,12 @@ def write_log(file: Path, first: date, last: date, *, settings: SampleSettings |
 
     Raises
     ------
-    SampleError : first after last, or before `settings.start`.
+    SampleError : first after last, or before `settings.start`; a name that does not end in .parquet.
     """
     settings = settings or SampleSettings()
     _check_days(first, last, settings)
+    if file.suffix != ".parquet":
+        raise SampleError(f"--log {file}: a Parquet file is written, give it a name that ends in .parquet")
     days = [rows for day, rows in landing_days(settings, last) if day >= first]
     content, events = study_log(days)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +267,9 @@ def _parser() -> argparse.ArgumentParser:
     defaults = SampleSettings()
     parser.add_argument("--describe", action="store_true", help="print the planted relations and stop")
     parser.add_argument("--landing", type=Path, help="folder of landing day folders")
-    parser.add_argument("--log", type=Path, help="instead: one Parquet file of all sound events, for the study kit")
+    parser.add_argument(
+        "--log", type=Path, help="instead: one .parquet file of all sound events, for the study kit"
+    )
     parser.add_argument("--from", dest="first", type=date.fromisoformat, help="first day, YYYY-MM-DD")
     parser.add_argument("--to", dest="last", type=date.fromisoformat, help="last day, included")
     parser.add_argument("--users", type=int, default=defaults.n_users, help="users of the first 28 days")

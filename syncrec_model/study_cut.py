@@ -59,7 +59,7 @@ def read_study(
         raise StudyError(f"repeats names the unknown domain {strange[0]!r}; domains are {', '.join(names)}")
     kept_E, notes = _kept(raw, names, core, users)
     data = _ordered(raw, names, kept_E, split, wanted, notes)
-    _check(raw, data)
+    _check(raw, data, users)
     _describe(raw, data)
     return data
 
@@ -181,8 +181,8 @@ def _time_parts(ts_E: Array) -> Array:
     return np.where(ts_E >= test_from, TEST, np.where(ts_E >= valid_from, VALID, TRAIN))
 
 
-def _check(raw: RawLog, data: StudyData) -> None:
-    """Refuse what can teach nothing or be measured by nothing."""
+def _check(raw: RawLog, data: StudyData, users: int | None) -> None:
+    """Refuse what can teach nothing or be measured by nothing. users: as many were asked for."""
     for domain, ids in zip(data.domains, data.vocabulary.item_ids, strict=True):
         if len(ids) < 2:
             raise StudyError(
@@ -198,12 +198,14 @@ def _check(raw: RawLog, data: StudyData) -> None:
         )
     cases = {part: len(data.cases(part)) for part in PARTS}
     if min(cases.values()) < _FEWEST_CASES or not (data.part_E == TRAIN).any():
+        sampled = users == len(data.users) < len(raw.users)
+        give = f"more --users than {users:,}, or a longer log" if sampled else "a longer log"
         why = "leave-one-out needs users with three events or more"
         if data.split == "time":
             why = "the last two tenths of the events must be of users who were there before"
         raise StudyError(
             f"{raw.path}: too few users: {cases['valid']} validation and {cases['test']} test cases from "
-            f"{len(data.users):,} users, at least {_FEWEST_CASES} of each are needed ({why}): give a longer log"
+            f"{len(data.users):,} users, at least {_FEWEST_CASES} of each are needed ({why}): give {give}"
         )
 
 

@@ -103,6 +103,8 @@ def _read_table(path: Path, given: dict[str, str]) -> tuple[Any, dict[str, str]]
     if path.is_dir() and not any(path.rglob("*.parquet")):
         raise StudyError(f"{path} is a folder without *.parquet files: give it some, or the path of a file")
     kind = "CSV" if is_csv else "Parquet"
+    if is_csv and path.is_file() and path.open("rb").read(4) == b"PAR1":
+        raise StudyError(f"{path} is a Parquet file under another name: let it end in .parquet")
     try:
         if is_csv:
             names = _names(path, csv.open_csv(path).schema.names, given)

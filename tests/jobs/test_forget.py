@@ -293,7 +293,10 @@ def test_a_second_run_finds_nothing(forgotten: Settings, capsys: pytest.CaptureF
     capsys.readouterr()
     assert command(forgotten, "--user-id", USER, "--yes") == 0
     said = capsys.readouterr().out
-    assert "nothing holds them (is the id written as in the landing files?)" in said and "builds all" not in said
+    assert (
+        "nothing holds them: is the id written as in the landing files? If they were forgotten before" in said
+        and "builds all" not in said
+    )
 
 
 @pytest.mark.parametrize(

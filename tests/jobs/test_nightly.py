@@ -20,7 +20,7 @@ from pyiceberg.expressions import EqualTo
 from jobs import nightly
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.night_closing import closing_lines, failure_text, ntg_text, served_text
+from jobs.night_closing import closing_lines, failure_text, hurt_text, ntg_text, served_text
 from jobs.night_log import NightEnd, NightLog, StepEnd
 from jobs.night_plan import Plan, landing_days, plan_nights, sample_days, table_days
 from jobs.nightly import locked
@@ -269,6 +269,27 @@ def test_the_line_of_what_is_served_is_of_the_version_that_serves() -> None:
     text = served_text(rows, ("books", "toys", "absent"), "1")
     assert text == "books +0.020* blend, toys +0.000 single   (the view that validation chose, less single)"
     assert served_text(rows, ("books",), "3") == ""
+
+
+def test_whether_a_domain_is_worse_is_a_sentence_about_the_version_that_serves() -> None:
+    def row(
+        metric: str, domain: str, split: str, middle: float, view: str, version: str = "1"
+    ) -> dict[str, object]:
+        return {"metric": metric, "model_version": version, "domain": domain, "split": split, "value": middle,
+                "low": middle - 0.01, "high": middle + 0.01, "view": view}  # fmt: skip
+
+    rows = [
+        row("ntg_served", "books", "test", 0.02, ""), row("ntg_served", "books", "valid", 0.3, "blend"),
+        row("ntg_ndcg", "books", "test", -0.03, ""), row("ntg_ndcg", "books", "valid", 0.9, ""),
+        row("ntg_served", "toys", "test", 0.0, ""), row("ntg_served", "toys", "valid", 0.0, "single"),
+        row("ntg_ndcg", "toys", "test", 0.0, ""), row("ntg_served", "macro", "test", -0.9, ""),
+        row("ntg_served", "toys", "test", -0.9, "", "2"), row("ntg_ndcg", "toys", "test", -0.9, "", "2"),
+    ]  # fmt: skip
+    assert hurt_text(rows, ("books", "toys", "absent"), "1") == (
+        "As served, no domain is clearly worse than its single view alone; books gains."
+        " The cross view alone would hurt books: it serves none of these."
+    )
+    assert hurt_text(rows, ("books", "toys"), "3") == ""
 
 
 def test_the_closing_lines_say_what_came_out_and_where_to_look(settings: Callable[..., Settings]) -> None:

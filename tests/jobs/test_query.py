@@ -48,6 +48,10 @@ def test_a_query_runs_once_however_its_answer_is_looked_at(
     assert main(["--config", str(config)]) == 0
     printed = capsys.readouterr().out
     assert "70 rows (the first 60 shown" in printed
+    for rows in ("-3", "0", "x"):
+        with pytest.raises(SystemExit):
+            main(["--config", str(config), "--rows", rows])
+        assert f"'{rows}' is no whole number from 1 on" in capsys.readouterr().err
     assert "next is 71" in printed
 
 

@@ -66,6 +66,11 @@ def test_a_published_night_shows_decision_transfer_quality_data_lists_and_audits
     assert "promoted : served ndcg@10 rose in every domain" in text
     assert "books ▲ help +0.040 +0.030 to +0.050 +0.050" in text
     assert "toys ▼ hurt −0.020 −0.030 to −0.010" in text
+    said = (
+        "As served, no domain is clearly worse than its single view alone; books gains."
+        " The cross view alone would hurt toys: it serves none of these."
+    )
+    assert said in text and text.index(said) < text.index("toys ▼ hurt")
     assert "Served views, chosen in ndcg@10 on the validation cases" in text
     assert "books blend +0.040 +0.030 to +0.050 +0.050 +0.040 to +0.060 100" in text
     assert "toys single −0.020 −0.030 to −0.010 +0.010 0.000 to +0.020 100" in text

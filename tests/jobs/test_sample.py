@@ -20,6 +20,7 @@ from jobs.sample import (
     planted_faults,
     publish_day,
     write_days,
+    write_log,
 )
 from jobs.sample_laws import DOMAINS, TASTE_DOMAINS, item_id, user_id
 from jobs.sample_world import World
@@ -254,6 +255,11 @@ def test_requests_it_cannot_meet_are_refused_in_one_line(
 ) -> None:
     with pytest.raises(SampleError, match="before the sample's first day 2024-01-01"):
         write_days(tmp_path, date(2023, 12, 31), day(0), settings=SMALL)
+    with pytest.raises(
+        SampleError, match=r"log\.csv: a Parquet file is written, give it a name that ends in \.parquet"
+    ):
+        write_log(tmp_path / "log.csv", day(0), day(0), settings=SMALL)
+    assert not list(tmp_path.iterdir())
     (tmp_path / "file").touch()
     for arguments in (
         ["--landing", str(tmp_path), "--from", "2024-01-02", "--to", "2024-01-01"],

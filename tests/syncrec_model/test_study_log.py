@@ -114,7 +114,11 @@ def changed(name: str, value: Callable[[int, Any], Any], places: range | None = 
         (lambda log: log, {"domains": ["books", "food"]}, r"has no domain 'food'; it has books, toys"),
         (lambda log: log, {"repeats": ["food"]}, r"repeats names the unknown domain 'food'"),
         (lambda log: log, {"core": 50}, r"nothing is left of core 50"),
-        (lambda log: log, {"users": 4}, r"too few users: 4 validation and 4 test cases from 4 users"),
+        (
+            lambda log: log,
+            {"users": 4},
+            r"too few users: 4 validation and 4 test cases from 4 users.*: give more --users than 4",
+        ),
         (lambda log: log, {"users": 0}, r"users = 0"),
         (
             changed("user", lambda at, old: f"u{at}"),
@@ -138,8 +142,18 @@ def test_an_unusable_log_is_refused(
 
 def test_users_of_two_events_give_no_cases(tmp_path: Path) -> None:
     log = {name: values[::7] for name, values in columns().items()}
-    with pytest.raises(StudyError, match=r"too few users: 0 validation and 0 test cases from 60 users"):
+    with pytest.raises(
+        StudyError, match=r"too few users: 0 validation and 0 test cases from 60 users.*: give a longer log$"
+    ):
         read_study(write(tmp_path / "log.parquet", log))
+
+
+def test_a_parquet_file_named_csv_is_recognised(tmp_path: Path) -> None:
+    path = write(tmp_path / "log.parquet", columns()).rename(tmp_path / "log.csv")
+    with pytest.raises(
+        StudyError, match=r"log\.csv is a Parquet file under another name: let it end in \.parquet$"
+    ):
+        read_study(path)
 
 
 def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
