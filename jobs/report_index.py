@@ -27,11 +27,11 @@ _TOP, _MARK = "</h1>", "↩ Rolled back"
 _PAST = (
     (
         '<div class="verdict good" role="status">',
-        '<div class="verdict" role="status" style="border-color: var(--line)">',
+        '<div class="verdict" role="status" style="border-color: var(--line); margin-top: .8rem">',
     ),
     (
         '<div class="verdict look" role="status">',
-        '<div class="verdict" role="status" style="border-color: var(--line)">',
+        '<div class="verdict" role="status" style="border-color: var(--line); margin-top: .8rem">',
     ),
     ("<p>✓ Published", "<p>What was said then: ✓ Published"),
 )

@@ -32,7 +32,10 @@ def transfer_in_words(domains: Mapping[str, Transfer]) -> str:
         said = f"As served, {_listed(worse)} {'is' if len(worse) == 1 else 'are'} worse than the single view alone"
     else:
         said = "As served, no domain is clearly worse than its single view alone"
-    said += f"; {_listed(better)} gain{'s' if len(better) == 1 else ''}." if better else "."
+    if len(better) == len(measured) > 1:
+        said = "As served, every domain is clearly better than its single view alone."
+    else:
+        said += f"; {_listed(better)} gain{'s' if len(better) == 1 else ''}." if better else "."
     hurt = [name for name, found in measured.items() if _below(found.cross)]
     if hurt:
         said += f" The cross view alone would hurt {_listed(hurt)}"

@@ -20,8 +20,13 @@ ABOVE, BELOW, ACROSS, NONE = (0.01, 0.03), (-0.03, -0.01), (-0.01, 0.02), (None,
             "As served, no domain is clearly worse than its single view alone.",
         ),
         (
-            {"books": Transfer(ABOVE, ABOVE, "cross"), "toys": Transfer(ABOVE, NONE, "blend")},
-            "As served, no domain is clearly worse than its single view alone; books and toys gain.",
+            {name: Transfer(ABOVE, NONE, "blend") for name in ("a", "b")} | {"c": Transfer(ACROSS, NONE, "blend")},
+            "As served, no domain is clearly worse than its single view alone; a and b gain.",
+        ),
+        (
+            {"books": Transfer(ABOVE, ABOVE, "cross"), "toys": Transfer(ABOVE, BELOW, "blend")},
+            "As served, every domain is clearly better than its single view alone."
+            " The cross view alone would hurt toys: it serves none of these.",
         ),
         (
             {"books": Transfer(BELOW, BELOW, "cross"), "toys": Transfer(ABOVE, BELOW, "blend")},
