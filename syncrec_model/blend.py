@@ -35,7 +35,7 @@ class Blend(nn.Module):
 
     def __init__(self, n_items: Sequence[int], n_neighbours: int) -> None:
         super().__init__()
-        self.n_neighbours = n_neighbours
+        self.n_items, self.n_neighbours = tuple(n_items), n_neighbours
         self.register_buffer("weights_DF", torch.tensor([_START] * len(n_items)))
         self.neighbours = Neighbours(n_items) if n_neighbours else None
 
@@ -53,6 +53,12 @@ class Blend(nn.Module):
         if self.neighbours is not None:
             events_V = np.concatenate([[0], *item_counts(train)])
             self.neighbours.learn(counts, torch.from_numpy(events_V), self.n_neighbours)
+
+    def learnt(self, code: int) -> Tensor:
+        """Return which items of a domain had a training event, [V_d] bool; all where no popularity is kept."""
+        if self.neighbours is None:
+            return torch.ones(self.n_items[code - 1], dtype=torch.bool, device=self.weights_DF.device)
+        return self.neighbours.log_popularity(code) > 0
 
     def start_from(self, older: Blend, domains: Tensor, older_domains: Tensor) -> None:
         """Take an older model's weights and neighbours for the domains (from 0) that both know."""

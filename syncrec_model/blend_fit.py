@@ -32,8 +32,9 @@ def fit_blend(model: SyNCRec, valid: SequenceSet, repeats: Collection[str] = ())
     """Set the blend's weights to those that make the validation cases' targets likeliest, domain by domain.
 
     Minimises the cross-entropy of the targets among the domain's candidates plus a ridge towards the sum of both
-    views: a convex problem of a few weights, solved by Newton's method. Returns the cases used per domain, [D]; a
-    domain without cases keeps the weights that it has.
+    views: a convex problem of a few weights, solved by Newton's method. Items without a training event are neither
+    targets nor candidates here: no weights can make them likely, and what they cost a sure model would only make
+    its weights small. Returns the cases used per domain, [D]; a domain without cases keeps the weights that it has.
     """
     reader = SequenceReader(valid, model.embedding.items_VC.device.type)
     used = []
@@ -81,7 +82,9 @@ def _features(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield (features and what is added to the score, [m, V, G]; the target's column, [m]) of a domain's cases."""
     cases = reader.cases()
+    learnt_V = model.blend.learnt(code).cpu()
     index = np.flatnonzero(cases.domain_M == code)
+    index = index[learnt_V.numpy()[cases.target_M[index] - 1]]
     names, device, n_items = model.blend.features, model.embedding.items_VC.device, model.n_items[code - 1]
     most = max(_LEAST_CASES, _NUMBERS // (len(names) * min(n_items, _MOST_ITEMS)))
     if len(index) > most:
@@ -94,8 +97,8 @@ def _features(
         single_mV = model.scores(model.encode(single), code)
         found = [model.blend.feature(name, cross_mV, single_mV, cross, single, code) for name in names]
         x_mVF = torch.stack([value.expand_as(cross_mV).float() for value in found], dim=-1)
-        removed_mV = removed_items(reader, part, code, repeats, device)
-        yield candidates(x_mVF.cpu(), removed_mV.cpu(), torch.from_numpy(part.target_M - 1))
+        removed_mV = removed_items(reader, part, code, repeats, device).cpu() | ~learnt_V
+        yield candidates(x_mVF.cpu(), removed_mV, torch.from_numpy(part.target_M - 1))
 
 
 def candidates(x_mVF: Tensor, removed_mV: Tensor, target_m: Tensor) -> tuple[Tensor, Tensor]:

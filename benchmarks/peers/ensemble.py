@@ -111,10 +111,12 @@ class EquippedEnsemble(Peer):
             parts = [blend.feature(name, *given).expand_as(given[0]) for name in FEATURES]
             cases = reader("valid").take(index)
             removed_mV = removed_items(reader("valid").reader, cases, given[-1], (), torch.device("cpu"))
+            removed_mV |= ~blend.learnt(given[-1])
             return candidates(torch.stack(parts, -1), removed_mV, torch.from_numpy(cases.target_M - 1))
 
         for code in range(1, len(data.domains) + 1):
             index = np.flatnonzero(data.cases["valid"].domain_M == code)
+            index = index[blend.learnt(code).numpy()[data.cases["valid"].target_M[index] - 1]]
             most = max(200, _NUMBERS // (len(FEATURES) * data.n_items[code - 1]))
             if len(index) > most:
                 index = np.sort(np.random.default_rng(0).choice(index, most, replace=False))

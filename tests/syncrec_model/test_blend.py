@@ -84,6 +84,27 @@ def test_items_of_the_history_have_no_say_in_the_fit() -> None:
     torch.testing.assert_close(fit_weights(changed, start_F), fit_weights(batches, start_F), rtol=1e-4, atol=1e-4)
 
 
+def test_items_without_a_training_event_have_no_say_in_the_fit() -> None:
+    """Neither as targets, which no weights make likely, nor as candidates."""
+    model, valid = learned(), random_set(7, window=(25, 60), **LOG)
+    cases = SequenceReader(valid).cases()
+    targets = cases.target_M[cases.domain_M == 2]
+    new = np.unique(targets)[:2]  # from 1
+    popularity = model.blend.neighbours.popularity
+    popularity.clamp_(min=1.0)  # every item of every domain has an event, but these two
+    everything = sum(len(target_m) for _, target_m in _features(model, SequenceReader(valid), 2, ()))
+    popularity[N_ITEMS[0] + torch.from_numpy(new)] = 0.0
+    assert model.blend.learnt(2).tolist() == [item not in new for item in range(1, N_ITEMS[1] + 1)]
+    assert model.blend.learnt(1).all() and model.blend.learnt(3).all()
+    batches = list(_features(model, SequenceReader(valid), 2, ()))
+    for x_mVG, target_m in batches:
+        assert (x_mVG[:, new - 1, -1] < -1e8).all() and not np.isin(target_m.numpy() + 1, new).any()
+    used = fit_blend(model, valid)
+    assert used[1] == sum(len(target_m) for _, target_m in batches) == everything - np.isin(targets, new).sum()
+    assert 0 < used[1] < everything == len(targets) and used[0] == (cases.domain_M == 1).sum()
+    assert learned(neighbours=0).blend.learnt(1).all(), "without popularity nothing is known to be new"
+
+
 def test_a_domain_without_cases_keeps_the_sum_of_both_views() -> None:
     model, valid = learned(), random_set(9, **LOG)
     assert fit_blend(model, valid) == [0, 0, 0]
