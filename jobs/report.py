@@ -21,7 +21,7 @@ import jinja2
 
 from jobs.analytics import write_analytics
 from jobs.command import Run, one_line, run_job
-from jobs.errors import PublishConflict
+from jobs.errors import JobError, PublishConflict
 from jobs.links import run_link, tell_links
 from jobs.mlflow_store import no_store
 from jobs.night_files import write_whole
@@ -145,6 +145,13 @@ def write_index(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     write_whole(folder / "index.html", render("index", nights=index_rows(connection, folder)))
 
 
+def _refuse_history(connection: duckdb.DuckDBPyConnection, ds: date) -> None:
+    """Raise JobError where the day lies before the first night: its page would be that of a failed night."""
+    (first,) = connection.execute("select min(ds) from nights").fetchall()[0]
+    if first and ds < first:
+        raise JobError(f"{ds} is no night but history: the first night is {first}")
+
+
 def job(run: Run) -> str:
     """Write the night's page and the index."""
     folder = run.settings.state / "reports"
@@ -155,6 +162,8 @@ def job(run: Run) -> str:
     with connect(run.settings) as connection:
         folder.mkdir(parents=True, exist_ok=True)
         facts = gather(connection, run.ds, run.settings.domain_names, run.settings.state / "logs")
+        if not facts["night"] and not facts["steps"]:
+            _refuse_history(connection, run.ds)
         figures = {
             "transfer": transfer_figures(facts["history"]),
             "quality": quality_figure(facts["quality"]),

@@ -96,6 +96,7 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
     for row in (*facts["steps"], *facts["arms"], *([night] if night else [])):
         for name in {"message", "reason"} & set(row):
             row[name] = name_log(row[name], logs, ds, row["run_id"])
+    facts["again"] = night is not None and AGAIN in night["reason"]
     facts["problems"] = problems(facts, domains)
     return facts
 

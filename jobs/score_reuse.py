@@ -102,7 +102,8 @@ def find_before(run: Run, lakehouse: Lakehouse, basis: Mapping[str, Any]) -> tup
         return None, f"the snapshots of the night of {ds} are no longer kept"
     snapshot, summary = written[0]
     if snapshot != last["recommendations_snapshot"] or summary.get("run_id") != last["run_id"]:
-        return None, f"the recommendations of {ds} were replaced after their night was published"
+        why = "a user was removed, or the day was run again"
+        return None, f"the recommendations of {ds} were replaced after their night was published ({why})"
     if "basis" not in summary:
         return None, f"the night of {ds} did not note what it scored with"
     then = json.loads(summary["basis"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _refused("the GPU has too little memory: give a smaller --set batch_size=16, or --set device=cpu")
     except (ValueError, OSError, FloatingPointError) as error:
         return _refused(str(error))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # Ctrl-C, or a kill
         kept = f"the same command goes on from {given.out}" if given.out else "nothing is kept without --out FOLDER"
         print(f"\ninterrupted: {kept}", file=sys.stderr)
         return 130
@@ -114,5 +115,10 @@ def _refused(why: str) -> int:
     return 2
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)
     raise SystemExit(main())

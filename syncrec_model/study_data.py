@@ -56,7 +56,7 @@ class StudyData:
         facts = self.facts
         return (
             f"{facts['log']}: {facts['users']:,} users, {facts['events']:,} events, {facts['first']} to "
-            f"{facts['last']}; {self.split}"
+            f"{facts['last']}; {'split by time' if self.split == 'time' else self.split}"
         )
 
     @cached_property

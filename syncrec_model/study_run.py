@@ -90,7 +90,7 @@ def study(
     runs, recommender = [], None
     for number in range(seeds):
         config = dataclasses.replace(training, seed=training.seed + number)
-        say(f"seed {config.seed}, {number + 1} of {seeds}")
+        say(f"seed {config.seed}, {number + 1} of {seeds}{_left(folder, config.seed)}")
         run, made = _run(data, model, config, folder, progress)
         runs.append(run)
         recommender = recommender or made
@@ -138,6 +138,16 @@ def _typed(name: str, text: str, kind: type) -> Any:
         return kind(text)
     except ValueError:
         raise StudyError(f"{name}={text}: give a {'whole ' * (kind is int)}number") from None
+
+
+def _left(folder: Path | None, seed: int) -> str:
+    """What an earlier call left of a seed, in words."""
+    if folder is None:
+        return ""
+    own = folder / f"seed-{seed}"
+    if (own / "ranks.safetensors").exists():
+        return ": kept from before"
+    return ": goes on after its last whole epoch" if (own / "checkpoint.safetensors").exists() else ""
 
 
 def _run(

@@ -205,6 +205,12 @@ def test_a_night_of_which_nothing_is_known_gets_a_page_too(tmp_path: Path) -> No
     assert "✗ not published" in page(config, "index").text
 
 
+def test_a_day_of_the_history_is_no_failed_night(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", str(config), "--ds", "2024-01-25"]) == 1
+    assert "2024-01-25 is no night but history: the first night is 2024-01-" in capsys.readouterr().err
+    assert not (config.parent / "state" / "reports" / "2024-01-25.html").exists()
+
+
 def test_before_any_table_it_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(write_config(tmp_path)), "--ds", "2024-01-29"]) == 1
     assert "no night has run yet: make nightly" in capsys.readouterr().err

@@ -123,6 +123,8 @@ def test_a_night_run_again_says_when_its_figures_were_measured_and_counts_one_ru
         in top(page)
     )
     assert "worse than the single-domain view" not in top(page), "that version serves nobody"
+    assert "A past night, made again by version 1, the champion of that day." in top(page)
+    assert "serves on" not in top(page)
 
 
 def test_a_night_that_was_rolled_back_is_headed_so(odd: Path) -> None:
@@ -130,6 +132,7 @@ def test_a_night_that_was_rolled_back_is_headed_so(odd: Path) -> None:
     assert "↩ Rolled back" in top(page) and "Published" not in top(page)
     assert "This night was rolled back to version 0: bad (before: promoted: first champion)." in top(page)
     assert "! Gate: the champion's data are 15 days old." in top(page)
+    assert "Decision rolled back to version 0: bad (before" in page.text, "once"
 
 
 def test_the_index_says_what_stopped_a_night_and_where_to_look(odd: Path) -> None:

@@ -254,7 +254,11 @@ def expired(published: Published) -> None:
     ("change", "reason"),
     [
         (switched_off, "scoring.reuse is off"),
-        (replaced, "the recommendations of 2024-01-03 were replaced after their night was published"),
+        (
+            replaced,
+            "the recommendations of 2024-01-03 were replaced after their night was published"
+            " (a user was removed, or the day was run again)",
+        ),
         (unpublished, "no published night before it"),
         (without_basis, "the night of 2024-01-03 did not note what it scored with"),
         (expired, "the sequences of 2024-01-03 are no longer kept"),

@@ -225,7 +225,9 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_bits(
     assert (tmp_path / "out/seed-4/checkpoint.safetensors").exists()
     found = study(log, settings=settings, seeds=2, out=tmp_path / "out")
     assert without_seconds(found) == without_seconds(expected)
-    assert "seed 4, 2 of 2" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "seed 3, 1 of 2: kept from before" in said
+    assert "seed 4, 2 of 2: goes on after its last whole epoch" in said
     assert [run.epochs for run in found.runs] == [2, 2]
     files = sorted(
         str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()

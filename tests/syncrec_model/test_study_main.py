@@ -52,7 +52,7 @@ def test_names_of_columns_and_domains(tmp_path: Path, capsys: pytest.CaptureFixt
     options = ["--domain", "shop", "--domains", "toys", "books", "--repeats", "toys", "--split", "time", "--quiet"]
     assert main([str(path), *SETS, "--epochs", "1", *options]) == 0
     said = capsys.readouterr()
-    assert said.out.index("toys") < said.out.index("books") and "; time;" in said.out
+    assert said.out.index("toys") < said.out.index("books") and "; split by time;" in said.out
     assert "Nothing was written: --out FOLDER" in said.out and said.err == ""
 
 
@@ -83,6 +83,17 @@ def test_an_interrupted_call_says_how_to_go_on(
     monkeypatch.setattr("syncrec_model.__main__.study", interrupted)
     assert main([str(log), "--out", "kept"]) == 130
     assert "the same command goes on from kept" in capsys.readouterr().err
+
+
+def test_a_kill_is_answered_as_ctrl_c_is(log: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "syncrec_model", str(log), *SETS, "--epochs", "5000", "--out", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as running:
+        assert running.stderr
+        said = next(line for line in running.stderr if "seed 0" in line)
+        running.terminate()
+        rest = running.stderr.read()
+    assert said and running.returncode == 130
+    assert f"interrupted: the same command goes on from {tmp_path}" in rest and "Traceback" not in rest
 
 
 def test_every_setting_is_described_once_and_shown_in_the_help() -> None:
