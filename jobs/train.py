@@ -255,7 +255,8 @@ def began(start: str) -> str:
 def ending(result: FitResult, config: TrainingConfig) -> str:
     """Why training ended, and which epoch is kept: a person who saw "epoch 9 of 30" asks."""
     last = len(result.epochs)
-    why = f"no better validation for {config.patience} epochs" if result.stopped_early else "all epochs are done"
+    early = result.stopped_early and last < config.epochs
+    why = f"no better validation for {config.patience} epochs" if early else "all epochs are done"
     return f"training ended after epoch {last} of at most {config.epochs}: {why}; epoch {result.best_epoch} is kept"
 
 

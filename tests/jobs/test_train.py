@@ -136,6 +136,7 @@ def test_metric_names_are_allowed_in_mlflow() -> None:
     ("epochs", "early", "words"),
     [
         (9, True, "after epoch 9 of at most 30: no better validation for 3 epochs; epoch 6 is kept"),
+        (30, True, "after epoch 30 of at most 30: all epochs are done; epoch 6 is kept"),
         (30, False, "after epoch 30 of at most 30: all epochs are done; epoch 6 is kept"),
     ],
 )
