@@ -22,7 +22,7 @@
 --   blend_valid_low    lower end of its 95 % interval
 --   blend_valid_high   upper end of its 95 % interval
 --   cases_valid        validation cases behind the choice
---   lambda_weight      lambda of the paper, from ntg_loss; weighs the loss only where correction is not uniform
+--   lambda_weight      the paper's lambda; weighs the loss only if correction is not uniform
 --   cases              test cases behind ntg_ndcg
 --   published          whether this run published the night
 with
