@@ -231,6 +231,14 @@ def test_targets_that_nobody_had_in_training_are_told_apart_from_the_others(
     assert everywhere.known == {} and "somebody had in training, ranked" not in report(everywhere, rows)
 
 
+def test_intervals_are_of_the_ranking_that_is_asked_for() -> None:
+    found = system("x", *shares(0.0))
+    for run in found.runs:
+        run.ranks["/test/known"] = np.full(len(run.ranks["/test/full"]), FIRST)
+    assert not Bootstrap(DATA, n_resamples=20).means(found).any()
+    assert (Bootstrap(DATA, n_resamples=20, ranking="known").means(found) == 1).all()
+
+
 def test_cells_of_before_known_items_were_ranked_apart_have_no_such_figures(tmp_path: Path) -> None:
     log = DATA.events
     data = replace(DATA, part_E=np.where((log.domain_E == 1) & (log.item_E <= 5), TEST, DATA.part_E))
