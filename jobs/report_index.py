@@ -24,16 +24,10 @@ _LOOK = re.compile(r'<meta name="look" content="(\w+) (\d+) ([^"]*)">')
 _BEGINNING = 2000
 """So many characters of a page hold what _LOOK finds."""
 _TOP, _MARK = "</h1>", "↩ Rolled back"
+_VERDICT = re.compile(r'<div class="verdict \w+" role="status">\n<p>(?=✓ Published)')
 _PAST = (
-    (
-        '<div class="verdict good" role="status">',
-        '<div class="verdict" role="status" style="border-color: var(--line); margin-top: .8rem">',
-    ),
-    (
-        '<div class="verdict look" role="status">',
-        '<div class="verdict" role="status" style="border-color: var(--line); margin-top: .8rem">',
-    ),
-    ("<p>✓ Published", "<p>What was said then: ✓ Published"),
+    '<div class="verdict" role="status" style="border-color: var(--line); margin-top: .8rem">\n'
+    "<p>What was said then: "
 )
 """How a verdict that no longer holds reads: without its colour, and as something of the past."""
 _REASON = 240
@@ -86,9 +80,7 @@ def mark_withdrawn(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         )
         mark = f'<div class="verdict look" role="status">\n<p>{_MARK}.</p>\n<p class="sub">{said}</p>\n</div>\n'
         head, below = text.split(_TOP, 1)
-        for verdict, past in _PAST:
-            below = below.replace(verdict, past, 1)
-        write_whole(page, f"{head}{_TOP}\n{mark}{below}")
+        write_whole(page, f"{head}{_TOP}\n{mark}{_VERDICT.sub(_PAST, below, count=1)}")
 
 
 def _stopped(connection: duckdb.DuckDBPyConnection) -> Mapping[tuple[date, str], str]:

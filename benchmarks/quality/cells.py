@@ -190,6 +190,7 @@ def rank(
     cases = data.cases[part]
     found = {ranking: np.full(len(cases), np.nan) for ranking in RANKINGS}
     kept: dict[int, list[Array]] = {}
+    new = {code: data.item_events(code) == 0 for code in range(1, len(data.domains) + 1)}
     for code, index in batches(data, part):
         scores_mV = torch.from_numpy(np.array(view.score(part, index), dtype=np.float32))
         expected = (len(index), data.n_items[code - 1])
@@ -201,9 +202,8 @@ def rank(
         removed_mV[torch.from_numpy(row_s), torch.from_numpy(item_s - 1)] = True
         removed_mV[torch.arange(len(index)), target_m] = False
         found["full"][index] = mean_tie_ranks(scores_mV, target_m, removed_mV).numpy()
-        new_V = torch.from_numpy(data.item_events(code) == 0)
-        among_known_m = mean_tie_ranks(scores_mV, target_m, removed_mV | new_V).numpy()
-        found["known"][index] = np.where(new_V.numpy()[cases.target_M[index] - 1], np.nan, among_known_m)
+        among_known_m = mean_tie_ranks(scores_mV, target_m, removed_mV | torch.from_numpy(new[code])).numpy()
+        found["known"][index] = np.where(new[code][cases.target_M[index] - 1], np.nan, among_known_m)
         if sampled:
             own_mS = torch.from_numpy(cases.own_negatives_MS[index] - 1)
             found["own100"][index] = _first_rank(
