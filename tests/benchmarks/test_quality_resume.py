@@ -199,7 +199,7 @@ def test_costs_of_all_attempts_add_up(tmp_path: Path) -> None:
         pass
     meter.keep()
     second = Meter(tmp_path).earlier
-    assert second.seconds > 100.05 and second.core_s >= 150.04 and second.peak_gib == 1000
+    assert second.seconds > 100.05 and second.core_s > 150.02 and second.peak_gib == 1000
     prepare(tmp_path, {"cell": "a"}, resumes=True)
     assert Meter(tmp_path).earlier == second, "the note still says whose it is"
 
