@@ -84,10 +84,10 @@ def served_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], versi
     gains = {row["domain"]: row for row in own if row["split"] == "test"}
     views = {row["domain"]: row["view"] for row in own if row["split"] == "valid"}
     told = [
+        f"{domain} single" if views.get(domain) == "single" else  # nothing to gain on itself
         f"{domain} {_gap(gains[domain])} {views.get(domain) or ''}".rstrip()
-        for domain in domains
-        if domain in gains
-    ]
+        for domain in domains if domain in gains
+    ]  # fmt: skip
     return ", ".join(told) + "   (the view that validation chose, less single)" if told else ""
 
 

@@ -28,7 +28,8 @@ from jobs.night_files import write_whole
 from jobs.query import connect, open_lakehouse
 from jobs.report_facts import gather
 from jobs.report_figures import quality_figure, steps_figure, transfer_figures
-from jobs.report_index import index_rows
+from jobs.report_index import index_rows, link_neighbours
+from jobs.schemas import ROLLED_BACK
 from jobs.settings import Settings
 from jobs.step_times import record_steps
 
@@ -166,11 +167,13 @@ def job(run: Run) -> str:
             _refuse_history(connection, run.ds)
         figures = {
             "transfer": transfer_figures(facts["history"]),
+            "withdrawn": any(row["decision"] == ROLLED_BACK for rows in facts["history"].values() for row in rows),
             "quality": quality_figure(facts["quality"]),
             "steps": steps_figure(facts["steps"]),
         }
         file = folder / f"{run.ds}.html"
         write_whole(file, render("night", **facts, figures=figures))
+        link_neighbours(folder, run.ds)
         write_index(connection, folder)
     tell_links(report=file.as_uri())  # until it is among MLflow's artifacts
     run_id = facts["night"]["run_id"] if facts["night"] else run.run_id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import matplotlib
@@ -14,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.dates import date2num
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+
+from jobs.schemas import ROLLED_BACK
 
 INK, SOFT, GAP, WEIGHT = "#010101", "#020202", "#030303", "#040404"
 _VARIABLES = {INK: "var(--ink)", SOFT: "var(--soft)", GAP: "var(--gap)", WEIGHT: "var(--weight)"}
@@ -200,7 +202,11 @@ def _draw(
 
 def _plot_gap(axes: Axes, rows: Sequence[Mapping[str, Any]], reach: float) -> None:
     axes.axhline(0, color=SOFT, linewidth=1)
-    axes.plot([row["ds"] for row in rows], [row["ntg_ndcg"] for row in rows], color=GAP, marker="o", markersize=4)
+    axes.plot([row["ds"] for row in rows], [row["ntg_ndcg"] for row in rows], color=GAP)
+    for withdrawn, marker in ((False, "o"), (True, "x")):
+        own = [row for row in rows if (row["decision"] == ROLLED_BACK) is withdrawn]
+        days, gaps = [row["ds"] for row in own], [row["ntg_ndcg"] for row in own]
+        axes.plot(days, gaps, color=GAP, marker=marker, markersize=5 if withdrawn else 4, linestyle="")
     sure = [row for row in rows if row["ntg_ndcg_low"] is not None and row["ntg_ndcg_high"] is not None]
     axes.vlines(
         [row["ds"] for row in sure],
@@ -216,11 +222,12 @@ def _plot_gap(axes: Axes, rows: Sequence[Mapping[str, Any]], reach: float) -> No
 
 
 def _day_axis(axes: Axes, first: date, last: date) -> None:
-    """Name the first, the middle and the last night."""
+    """Name the first, the middle and the last night; of up to four each."""
     begin, end = float(date2num(first)), float(date2num(last))
     margin = max((end - begin) * 0.08, 0.3)
     axes.set_xlim(begin - margin, end + margin)
-    days = sorted({first, first + (last - first) // 2, last})
+    apart = (last - first).days
+    days = [first + timedelta(n) for n in sorted({*range(apart + 1)} if apart < 4 else {0, apart // 2, apart})]
     axes.set_xticks([float(date2num(day)) for day in days], [f"{day:%d %b}" for day in days])
 
 
@@ -239,5 +246,9 @@ def _inline(svg: str, name: str) -> Markup:
 
 def _words(name: str, rows: Sequence[Mapping[str, Any]]) -> str:
     """What the figure shows, for those who do not see it."""
-    points = [f"{row['ds']:%d %b} {row['ntg_ndcg']:+.3f}" for row in rows[-7:] if row["ntg_ndcg"] is not None]
+    points = [
+        f"{row['ds']:%d %b} {row['ntg_ndcg']:+.3f}{' (rolled back)' if row['decision'] == ROLLED_BACK else ''}"
+        for row in rows[-7:]
+        if row["ntg_ndcg"] is not None
+    ]
     return f"NTG of {name} by night: {', '.join(points) or 'not measured'}; lambda below."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import re
 import textwrap
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ _PAST = (
     "<p>What was said then: "
 )
 """How a verdict that no longer holds reads: without its colour, and as something of the past."""
+_AFTER = re.compile(r'( · <a class="day" href="[\d-]+\.html">the night after, [\d-]+</a>)?</nav>')
 _REASON = 240
 """A reason of so many characters still fits two or three lines, and holds the question at an audit's end."""
 
@@ -81,6 +83,20 @@ def mark_withdrawn(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
         mark = f'<div class="verdict look" role="status">\n<p>{_MARK}.</p>\n<p class="sub">{said}</p>\n</div>\n'
         head, below = text.split(_TOP, 1)
         write_whole(page, f"{head}{_TOP}\n{mark}{_VERDICT.sub(_PAST, below, count=1)}")
+
+
+def link_neighbours(folder: Path, ds: date) -> None:
+    """Let the page before that of ds, and that of ds where there is a later one, name the night after it."""
+    days = sorted(file.stem for file in folder.glob("????-??-??.html"))
+    for day, after in itertools.pairwise(days):
+        if ds.isoformat() not in (day, after):
+            continue
+        page = folder / f"{day}.html"
+        text = page.read_text(encoding="utf-8")
+        link = f' · <a class="day" href="{after}.html">the night after, {after}</a></nav>'
+        linked = _AFTER.sub(link, text, count=1)
+        if linked != text:
+            write_whole(page, linked)
 
 
 def _stopped(connection: duckdb.DuckDBPyConnection) -> Mapping[tuple[date, str], str]:

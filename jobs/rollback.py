@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,7 @@ def _show(settings: Settings) -> None:
 
 
 def _withdraw(lakehouse: Lakehouse, rows: Sequence[dict[str, Any]], plan: Plan, reason: str) -> None:
-    words = f"rolled back to version {plan.to}: {reason}"
+    words = f"rolled back on {datetime.now(UTC):%Y-%m-%d} to version {plan.to}: {reason}"
     changed = [
         {**row, "decision": ROLLED_BACK, "reason": f"{words} (before: {row['decision']}: {row['reason']})"}
         for row in rows

@@ -15,7 +15,7 @@ _DECISIONS = {"promoted": "Promoted", "refused": "Refused"}
 def judgement(decision: Decision, ds: str, champion: str | None, metric: str) -> str:
     """Return the gate's judgement in words, in Markdown: the decision, its reason, a table of what was compared."""
     word = _DECISIONS.get(decision.decision, decision.decision.replace("_", " "))
-    what = f"**{word} by the gate of {ds}**: {decision.reason.rstrip('.')}."
+    what = f"{word} by the gate of {ds}: {decision.reason.rstrip('.')}."  # MLflow's list shows this line as it is
     if decision.decision == "promoted":
         what += f" It takes the place of version {champion}." if champion else ""
     else:

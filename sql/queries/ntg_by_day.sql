@@ -4,7 +4,8 @@
 -- ntg_served says the same of what users get. ntg_loss compares the losses in training, not lists:
 -- its sign may be another. lambda_weight is the weight that the paper makes of it; training uses it
 -- only where correction is not uniform, the default. The rows macro (the mean over domains) and min
--- (the worst domain) have no interval and no verdict.
+-- (the worst domain) have no interval and no verdict. decision: rolled_back is a night that was
+-- withdrawn since; without one, the run published nothing.
 with
 
 gaps as (
@@ -27,7 +28,8 @@ final as (
         round(ntg_loss, 4) as ntg_loss,
         round(lambda_weight, 4) as lambda_weight,
         model_version,
-        published
+        published,
+        decision
     from gaps
 )
 

@@ -25,6 +25,7 @@
 --   lambda_weight      the paper's lambda; weighs the loss only if correction is not uniform
 --   cases              test cases behind ntg_ndcg
 --   published          whether this run published the night
+--   decision           the decision of the night that this run published; rolled_back: withdrawn
 with
 
 trained as (
@@ -86,7 +87,8 @@ final as (
         measured.cases_valid,
         measured.lambda_weight,
         measured.cases,
-        published_nights.run_id is not null as published
+        published_nights.run_id is not null as published,
+        published_nights.decision
     from measured
     left join published_nights
         on

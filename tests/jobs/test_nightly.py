@@ -267,7 +267,7 @@ def test_the_line_of_what_is_served_is_of_the_version_that_serves() -> None:
         row("1", "toys", "test", 0.0), row("1", "toys", "valid", 0.0, "single"), row("1", "macro", "test", 0.1),
     ]  # fmt: skip
     text = served_text(rows, ("books", "toys", "absent"), "1")
-    assert text == "books +0.020* blend, toys +0.000 single   (the view that validation chose, less single)"
+    assert text == "books +0.020* blend, toys single   (the view that validation chose, less single)"
     assert served_text(rows, ("books",), "3") == ""
 
 

@@ -1,7 +1,7 @@
 """The nightly page: what it says about a published, a failed and a first night; strangers' ids stay text."""
 
 import re
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import pytest
 
 from jobs.lakehouse import Lakehouse
 from jobs.report import attach_to_mlflow, main, render
+from jobs.report_figures import transfer_figures
 from jobs.settings import load_settings
 from tests.sql.planted import D29, D30, D31, HOSTILE, fill, put, write_config
 
@@ -147,7 +148,8 @@ def test_the_arms_of_an_experiment_and_a_candidate_that_was_not_served_are_told(
 def test_the_first_night_has_no_champion_and_no_night_before(config: Path) -> None:
     first = page(config, D29)
     assert "none: the first night" in first.text
-    assert [attributes["href"] for tag, attributes in first.tags if tag == "a"] == ["index.html"]
+    links = [attributes["href"] for tag, attributes in first.tags if tag == "a"]
+    assert links == ["index.html", f"{D30}.html"], "all nights, the night after"
 
 
 def test_a_night_without_training_says_so(tmp_path: Path) -> None:
@@ -237,6 +239,40 @@ def test_every_domain_has_a_figure_with_words_for_it(config: Path) -> None:
     assert night.html.count("<svg") == 4
     ids = [attributes["id"] for _, attributes in night.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
+
+
+def test_a_page_links_to_the_nights_before_and_after_it_however_often_it_is_written(config: Path) -> None:
+    for again in (D30, D29, D30):
+        assert main(["--config", str(config), "--ds", str(again)]) == 0
+    found = [
+        re.findall(r'href="([^"]+)"', page(config, day).html.split("<nav", 1)[1].split("</nav>")[0])
+        for day in (D29, D30, D31)
+    ]
+    ends = [[f"{day}.html" for day in days] for days in ([D30], [D29, D31], [D30])]
+    assert found == [["index.html", *days] for days in ends]
+
+
+@pytest.mark.parametrize(
+    ("last", "named"),
+    [
+        (date(2024, 2, 2), ["30 Jan", "31 Jan", "01 Feb", "02 Feb"]),
+        (date(2024, 2, 4), ["30 Jan", "01 Feb", "04 Feb"]),
+    ],
+)
+def test_up_to_four_nights_are_all_named_below_the_figure_and_a_withdrawn_one_is_marked(
+    last: date, named: list[str]
+) -> None:
+    first = date(2024, 1, 30)
+    gap = {"ntg_ndcg": 0.01, "ntg_ndcg_low": 0.0, "ntg_ndcg_high": 0.02, "lambda_weight": 1.0}
+    days = [first + timedelta(n) for n in range((last - first).days + 1)]
+    rows = [{"ds": day, "decision": "promoted", **gap} for day in days]
+    [figure] = transfer_figures({"toys": rows})
+    assert re.findall(r">(\d\d \w{3})<", figure["svg"]) == named
+    assert "rolled back" not in figure["alt"]
+    [marked] = transfer_figures({"toys": [rows[0], rows[1] | {"decision": "rolled_back"}, *rows[2:]]})
+    assert "31 Jan +0.010 (rolled back)" in marked["alt"]
+    assert marked["svg"].count("<use") == figure["svg"].count("<use"), "a mark a night, of either form"
+    assert marked["svg"] != figure["svg"]
 
 
 def test_the_figures_follow_the_colours_of_the_page(config: Path) -> None:

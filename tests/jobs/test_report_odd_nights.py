@@ -133,6 +133,8 @@ def test_a_night_that_was_rolled_back_is_headed_so(odd: Path) -> None:
     assert "This night was rolled back to version 0: bad (before: promoted: first champion)." in top(page)
     assert "! Gate: the champion's data are 15 days old." in top(page)
     assert "Decision rolled back to version 0: bad (before" in page.text, "once"
+    assert "×: a night that was rolled back." in page.text and "(rolled back)" in page.html
+    assert "×" not in Page(odd / "2024-01-31.html").text.split("What came in?")[1]
 
 
 def test_the_index_says_what_stopped_a_night_and_where_to_look(odd: Path) -> None:

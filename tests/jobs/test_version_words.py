@@ -27,7 +27,7 @@ def test_a_refusal_says_why_who_serves_on_and_which_domain_objected() -> None:
     checks = (BOOKS, TOYS, OWN, FEW)
     decision = Decision(decision="refused", served_version="1", reason="toys: worse than before.", checks=checks)
     words = judgement(decision, "2024-01-30", "1", "ndcg@10")
-    assert words.startswith("**Refused by the gate of 2024-01-30**: toys: worse than before. Version 1 serves on.")
+    assert words.startswith("Refused by the gate of 2024-01-30: toys: worse than before. Version 1 serves on.")
     lines = words.splitlines()
     assert "| domain | served | − champion | − own single view | cases |" in lines
     assert "| books | 0.300 | +0.020 [+0.010, +0.030] | – | 230 |" in lines
@@ -39,7 +39,7 @@ def test_a_promotion_says_whose_place_it_takes_and_the_first_one_nobodys() -> No
     decision = Decision(decision="promoted", served_version="2", reason="no objection", checks=(BOOKS,))
     assert "no objection. It takes the place of version 1." in judgement(decision, "2024-01-30", "1", "ndcg@10")
     first = judgement(Decision(decision="promoted", served_version="1", reason="first champion"), "d", None, "x")
-    assert first == "**Promoted by the gate of d**: first champion."
+    assert first == "Promoted by the gate of d: first champion."
 
 
 def test_many_domains_fit_what_mlflow_keeps() -> None:

@@ -124,6 +124,7 @@ def test_ntg_by_day_shows_the_planted_gap_of_the_version_trained_that_night(
     assert rows[D29, "books"]["transfer"] == "helps"
     assert all((row["transfer"] is None) == (row["low"] is None) for row in rows.values())
     assert [rows[night, "toys"]["published"] for night in (D29, D30, D31)] == [True, True, False]
+    assert [rows[night, "toys"]["decision"] for night in (D29, D30, D31)] == ["promoted", "promoted", None]
 
 
 def test_ntg_by_night_names_the_served_view_and_what_validation_said_of_every_view(
