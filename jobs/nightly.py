@@ -231,7 +231,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: nightly: {hide(str(error))}", file=sys.stderr, flush=True)
         return 1
     except KeyboardInterrupt:
-        print("error: nightly: interrupted; the same command again goes on", file=sys.stderr, flush=True)
+        print(
+            "error: nightly: interrupted; the same command again runs this night from its beginning",
+            file=sys.stderr,
+            flush=True,
+        )
         return 130
     except Exception as error:
         if trouble := machine_trouble(error):

@@ -264,6 +264,16 @@ class Registry:
                 return str(run.info.run_id)
         return None
 
+    def end_left(self, ds: str, own: str | None) -> None:
+        """Let runs of this night that were killed, which MLflow shows as running, end; own: the one that goes on.
+
+        A run that works on elsewhere ends itself when it does, whatever is said of it here.
+        """
+        left = f"tags.`ds` = '{ds}' and attributes.status = 'RUNNING'"
+        for run in self.client.search_runs([self.experiment_id], left):
+            if run.info.run_id != own:
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
 
 def pyfunc_parts(folder: Path, history: Sequence[Mapping[str, object]]) -> dict[str, Any]:
     """Return what makes the pyfunc of a saved model folder, for MLflow's log_model or save_model.

@@ -146,9 +146,15 @@ def write_index(connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
     write_whole(folder / "index.html", render("index", nights=index_rows(connection, folder)))
 
 
-def _refuse_history(connection: duckdb.DuckDBPyConnection, ds: date) -> None:
-    """Raise JobError where the day lies before the first night: its page would be that of a failed night."""
+def _refuse_other_days(connection: duckdb.DuckDBPyConnection, settings: Settings, ds: date) -> None:
+    """Raise JobError where the day lies before the first night, or nothing is known of it.
+
+    Its page would be that of a failed night.
+    """
     (first,) = connection.execute("select min(ds) from nights").fetchall()[0]
+    landed = (settings.landing_path / ds.isoformat()).exists()
+    if first and ds > first and not landed and not (settings.state / "reports" / f"{ds}.html").exists():
+        raise JobError(f"{ds} is no night: no step of it ran, and no folder of it is in {settings.landing_path}")
     if first and ds < first:
         raise JobError(f"{ds} is no night but history: the first night is {first}")
 
@@ -164,7 +170,7 @@ def job(run: Run) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         facts = gather(connection, run.ds, run.settings.domain_names, run.settings.state / "logs")
         if not facts["night"] and not facts["steps"]:
-            _refuse_history(connection, run.ds)
+            _refuse_other_days(connection, run.settings, run.ds)
         figures = {
             "transfer": transfer_figures(facts["history"]),
             "withdrawn": any(row["decision"] == ROLLED_BACK for rows in facts["history"].values() for row in rows),

@@ -186,13 +186,7 @@ def _draw(
         above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
         _plot_gap(above, [row for row in rows if row["ntg_ndcg"] is not None], reach)
         weights = [row for row in rows if row["lambda_weight"] is not None]
-        below.plot(
-            [row["ds"] for row in weights],
-            [row["lambda_weight"] for row in weights],
-            color=WEIGHT,
-            marker="s",
-            markersize=3.5,
-        )
+        _line(below, weights, "lambda_weight", WEIGHT, "s")
         below.set_ylim(0, heaviest)
         below.set_ylabel("lambda")
         _day_axis(below, *ends)
@@ -200,13 +194,18 @@ def _draw(
         return _svg(figure, name)
 
 
+def _line(axes: Axes, rows: Sequence[Mapping[str, Any]], name: str, colour: str, marker: str) -> None:
+    """A line over the nights; those that were rolled back have a large × in the colour of the text."""
+    axes.plot([row["ds"] for row in rows], [row[name] for row in rows], color=colour)
+    for withdrawn, look in ((False, (colour, marker, 4)), (True, (INK, "x", 7))):
+        own = [row for row in rows if (row["decision"] == ROLLED_BACK) is withdrawn]
+        days, values = [row["ds"] for row in own], [row[name] for row in own]
+        axes.plot(days, values, color=look[0], marker=look[1], markersize=look[2], linestyle="", zorder=4)
+
+
 def _plot_gap(axes: Axes, rows: Sequence[Mapping[str, Any]], reach: float) -> None:
     axes.axhline(0, color=SOFT, linewidth=1)
-    axes.plot([row["ds"] for row in rows], [row["ntg_ndcg"] for row in rows], color=GAP)
-    for withdrawn, marker in ((False, "o"), (True, "x")):
-        own = [row for row in rows if (row["decision"] == ROLLED_BACK) is withdrawn]
-        days, gaps = [row["ds"] for row in own], [row["ntg_ndcg"] for row in own]
-        axes.plot(days, gaps, color=GAP, marker=marker, markersize=5 if withdrawn else 4, linestyle="")
+    _line(axes, rows, "ntg_ndcg", GAP, "o")
     sure = [row for row in rows if row["ntg_ndcg_low"] is not None and row["ntg_ndcg_high"] is not None]
     axes.vlines(
         [row["ds"] for row in sure],

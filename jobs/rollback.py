@@ -43,6 +43,7 @@ from jobs.table_form import Table
 
 RETURN_TO = "rolled_back_to"
 """Tag of a version: which one its rollback returns to."""
+_WITHDRAWN = "Rolled back on "
 log = logging.getLogger("syncrec")
 
 
@@ -206,9 +207,10 @@ def _rewrite(lakehouse: Lakehouse, table: Table, rows: Sequence[dict[str, Any]],
 
 def _describe(registry: Registry, plan: Plan, reason: str) -> None:
     old = registry.client.get_model_version(registry.name, plan.bad).description or ""
-    line = f"Rolled back to version {plan.to}: {reason}."
-    if line not in old:
-        registry.describe(plan.bad, f"{old}\n\n{line}".strip())
+    registry.tag(plan.bad, decision=ROLLED_BACK)
+    if not old.startswith(_WITHDRAWN):
+        line = f"{_WITHDRAWN}{datetime.now(UTC):%Y-%m-%d} to version {plan.to}: {reason.rstrip('.')}."
+        registry.describe(plan.bad, f"{line}\n\n{old}".strip())
 
 
 def _words(plan: Plan, dry_run: bool) -> str:
@@ -234,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--to", help="registry version to return to (default: the previous champion)")
-    parser.add_argument("--reason", default="no reason given", help="why; kept with the version and the nights")
+    parser.add_argument("--reason", default="", help="why; kept with the version and the nights, so asked for")
     parser.add_argument("--dry-run", action="store_true", help="say what it would do")
     parser.add_argument("--config", type=Path, help="settings file; default $SYNCREC_CONFIG, else syncrec.toml")
     parsed = parser.parse_args(argv)
@@ -243,6 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits; nights try for minutes
     try:
         private_files()
+        if not parsed.dry_run and not parsed.reason.strip():
+            raise JobError('say why: --reason "...", which is kept with the version and its nights')
         said = roll_back(load_settings(parsed.config), to=parsed.to, reason=parsed.reason, dry_run=parsed.dry_run)
     except JobError as error:
         print(f"error: rollback: {one_line(error)}", file=sys.stderr, flush=True)

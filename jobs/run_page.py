@@ -26,7 +26,8 @@ _TYPES = {
 }
 WHAT_TO_LOOK_AT = (
     f"`{FIGURES}/` among the artifacts: NTG and lambda over epochs, the use of experts by task. Curves: "
-    "`ntg_loss/DOMAIN` and `ntg_ndcg/DOMAIN` (above 0 the other domains help), `lambda/DOMAIN`, "
+    "`ntg_ndcg/DOMAIN` (above 0 the other domains help), `ntg_loss/DOMAIN` (of the loss: its sign may be another, "
+    "believe ndcg), `lambda/DOMAIN`, "
     "`loss_cross/DOMAIN`, `loss_single/DOMAIN`, `VIEW.ndcg_at_10/DOMAIN`; `macro.blend.ndcg_at_10` chooses the "
     "epoch. `test.…` is measured once, after training, on cases that training never saw"
 )

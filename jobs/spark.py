@@ -123,6 +123,8 @@ def signs_of_life(session: SparkSession, after_s: float = SIGN_AFTER_S) -> Itera
                     sum(stage.numCompletedTasks for stage in parts),
                     sum(stage.numTasks for stage in parts),
                 )
+                if done == total:  # the pass is over, its stage not yet told
+                    continue
                 seconds = time.monotonic() - began
                 log.info("Spark is at work, %.0f s so far: %d of %d parts of this pass done", seconds, done, total)
 

@@ -198,6 +198,7 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
     tags = {"ds": ds, "syncrec.run_id": night.run_id, "syncrec.code_version": code_version(), "start": start}
     parameters = _parameters(night, model, prepared.config, vocabulary, prepared.train_set)
     mlflow_run = registry.run_of_night(ds, night.run_id, parameters)
+    registry.end_left(ds, mlflow_run)
     with mlflow.start_run(
         run_id=mlflow_run,
         experiment_id=registry.experiment_id,
@@ -209,7 +210,12 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
         parts = {"training": prepared.train_set, "validation": prepared.valid_set}
         log_inputs(prepared.lakehouse, night.snapshot("sequences"), parts)
         add_facts(registry.client, active.info.run_id, _facts(prepared))
-        log.info("%s, %d epochs at most; an epoch's line ends in its seconds", began(start), prepared.config.epochs)
+        log.info(
+            "%s, %d epochs at most; an epoch's line ends in its seconds; whether a domain is hurt, "
+            "evaluate says: the ntg of the loss may have another sign",
+            began(start),
+            prepared.config.epochs,
+        )
         result = fit(
             model=model,
             train=prepared.train_set,

@@ -46,9 +46,10 @@ def epochs_figure(epochs: Sequence[EpochReport], best_epoch: int) -> Figure:
     panels[-1].set_xlabel("epoch")
     panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panels[0].set_title(
-        "Above 0: the other domains help (where the two NTGs differ, believe ndcg). "
-        f"Dashes: epoch {best_epoch}, which is kept",
+        "Above 0: the other domains help (where the two NTGs differ,\n"
+        f"believe ndcg). Dashes: epoch {best_epoch}, which is kept",
         fontsize=10,
+        loc="left",
     )
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure

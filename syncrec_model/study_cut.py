@@ -68,6 +68,11 @@ def _chosen_domains(raw: RawLog, wanted: Sequence[str] | None) -> list[str]:
     names = sorted(raw.domains) if wanted is None else list(dict.fromkeys(wanted))
     if strange := [name for name in names if name not in raw.domains]:
         raise StudyError(f"{raw.path} has no domain {strange[0]!r}; it has {', '.join(sorted(raw.domains))}")
+    if len(names) < 2 and len(raw.domains) > 1:
+        raise StudyError(
+            f"the option domains (--domains) names one domain only ({', '.join(names)}): SyNCRec measures what "
+            f"other domains give to one; name two or more of {', '.join(sorted(raw.domains))}"
+        )
     if len(names) < 2:
         raise StudyError(
             f"{raw.path}: one domain only ({names[0]}). SyNCRec measures what other domains give to one: the "

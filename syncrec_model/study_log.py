@@ -107,10 +107,14 @@ def _read_table(path: Path, given: dict[str, str]) -> tuple[Any, dict[str, str]]
         raise StudyError(f"{path} is a Parquet file under another name: let it end in .parquet")
     try:
         if is_csv:
-            names = _names(path, csv.open_csv(path).schema.names, given)
-            text = {names[role]: pa.string() for role in ("user", "item", "domain")}
-            options = csv.ConvertOptions(include_columns=list(names.values()), column_types=text)
-            return csv.read_csv(path, convert_options=options), names
+            try:
+                names = _names(path, csv.open_csv(path).schema.names, given)
+                text = {names[role]: pa.string() for role in ("user", "item", "domain")}
+                options = csv.ConvertOptions(include_columns=list(names.values()), column_types=text)
+                return csv.read_csv(path, convert_options=options), names
+            except pa.ArrowInvalid:
+                csv.read_csv(path, csv.ReadOptions(use_threads=False))  # slower, and its error names the row
+                raise
         source = dataset.dataset(path, format="parquet", partitioning="hive")
         names = _names(path, source.schema.names, given)
         return source.to_table(columns=list(names.values())), names
@@ -118,7 +122,8 @@ def _read_table(path: Path, given: dict[str, str]) -> tuple[Any, dict[str, str]]
         why = str(error).splitlines()[0].rstrip(".")
         if "magic bytes" in why or "smaller than the minimum" in why:  # of three clauses around these words
             why = "it was cut short, or is no Parquet file"
-        raise StudyError(f"{path} cannot be read as {kind}: {why}. Give a .parquet or .csv file") from None
+        asked = "mend or take out that row" if "Row #" in why else "give a .parquet or .csv file"
+        raise StudyError(f"{path} cannot be read as {kind}: {why}: {asked}") from None
 
 
 def _names(path: Path, known: list[str], given: dict[str, str]) -> dict[str, str]:
@@ -127,6 +132,11 @@ def _names(path: Path, known: list[str], given: dict[str, str]) -> dict[str, str
         wanted = (given[role],) if role in given else tried
         found = [name for name in wanted if name in known]
         if not found:
+            if len(known) == 1 and (marks := [mark for mark in ";\t|" if mark in known[0]]):
+                raise StudyError(
+                    f"{path} has one column, {known[0]!r}: what parts its columns is {marks[0]!r}, "
+                    "and must be a comma"
+                )
             raise StudyError(
                 f"{path} has no column {' or '.join(map(repr, wanted))}; its columns are {', '.join(known)}. "
                 f"Name the right one: --{role} COLUMN, in Python columns={{'{role}': COLUMN}}"
@@ -203,15 +213,40 @@ def _parsed(path: Path, column: Any, name: str) -> Any:
     """Return texts as numbers or timestamps."""
     import pyarrow as pa
 
-    for kind in (pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC"), pa.timestamp("us")):
-        try:
+    kinds = (pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC"), pa.timestamp("us"))
+    for kind in kinds:
+        if _is(column, kind):
             return column.cast(kind)
-        except pa.ArrowInvalid:
-            continue
+    row = max(_first_not(column, kind) for kind in kinds)
     raise StudyError(
-        f"{path}: column '{name}' holds texts that are no ISO 8601 times, such as {column[0].as_py()!r}: "
+        f"{path}: column '{name}' holds {column[row].as_py()!r} in row {row + 1:,}, which is no time of the form "
+        "of those before it: mend or take out that row"
+        if row
+        else f"{path}: column '{name}' holds texts that are no ISO 8601 times, such as {column[0].as_py()!r}: "
         "write them as 2024-03-01T12:00:00 or as numbers"
     )
+
+
+def _is(column: Any, kind: Any) -> bool:
+    import pyarrow as pa
+
+    try:
+        column.cast(kind)
+    except pa.ArrowInvalid:
+        return False
+    return True
+
+
+def _first_not(column: Any, kind: Any) -> int:
+    """The place of the first text that is none of this kind; there is one."""
+    sound, all_ = 0, len(column)
+    while all_ - sound > 1:
+        middle = (sound + all_) // 2
+        if _is(column.slice(sound, middle - sound), kind):
+            sound = middle
+        else:
+            all_ = middle
+    return sound
 
 
 def _unit(place: str, ts_E: Array, domains: list[str], domain_E: Array, wanted: str | None) -> str | None:

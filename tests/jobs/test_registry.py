@@ -111,6 +111,16 @@ def test_a_version_that_no_gate_judged_says_which_one_took_its_place(registry: R
     ]
 
 
+def test_runs_of_this_night_that_were_killed_are_ended_and_no_others(registry: Registry) -> None:
+    def begun(ds: str) -> str:
+        return str(registry.client.create_run(registry.experiment_id, tags={"ds": ds}).info.run_id)
+
+    left, own, other = begun("2024-03-01"), begun("2024-03-01"), begun("2024-03-02")
+    registry.end_left("2024-03-01", own)
+    states = [registry.client.get_run(run).info.status for run in (left, own, other)]
+    assert states == ["KILLED", "RUNNING", "RUNNING"]
+
+
 def test_no_file_of_the_version_is_a_pickle(registry: Registry, tmp_path: Path) -> None:
     folder = Path(mlflow.artifacts.download_artifacts("models:/syncrec@challenger", dst_path=str(tmp_path)))
     names = {f.name for f in folder.rglob("*") if f.is_file()}

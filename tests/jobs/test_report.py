@@ -213,6 +213,14 @@ def test_a_day_of_the_history_is_no_failed_night(config: Path, capsys: pytest.Ca
     assert not (config.parent / "state" / "reports" / "2024-01-25.html").exists()
 
 
+def test_a_day_of_which_nothing_is_known_after_the_first_night_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--config", str(config), "--ds", "2024-02-15"]) == 1
+    assert "2024-02-15 is no night: no step of it ran, and no folder of it is in " in capsys.readouterr().err
+    assert not (config.parent / "state" / "reports" / "2024-02-15.html").exists()
+
+
 def test_before_any_table_it_is_one_clear_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(write_config(tmp_path)), "--ds", "2024-01-29"]) == 1
     assert "no night has run yet: make nightly" in capsys.readouterr().err

@@ -147,7 +147,10 @@ def test_the_previous_champion_and_its_lists_are_back_and_nothing_is_lost(three:
     assert sorted(kept["item_id"].to_pylist()) == [f"of-{day}" for day in (FIRST, SECOND, THIRD)]
     version = three.registry.client.get_model_version(three.registry.name, "2")
     assert version.tags["rolled_back"] == "readers complain"
-    assert "Rolled back to version 1: readers complain." in version.description
+    assert version.description.startswith(
+        f"Rolled back on {datetime.now(UTC):%Y-%m-%d} to version 1: readers complain."
+    )
+    assert version.tags["decision"] == "rolled_back"
 
 
 def test_the_pages_of_withdrawn_nights_say_so_once(three: Project) -> None:
@@ -240,7 +243,7 @@ def test_a_rollback_that_was_killed_can_be_run_again(
     else:
         assert roll_back(three.settings, reason="bad").startswith("champion: version 1; withdrawn: version 2")
     assert three.aliases() == ("1", None) and three.shown() == [f"of-{FIRST}"]
-    assert "Rolled back to version 1: bad." in three.registry.client.get_model_version("syncrec", "2").description
+    assert " to version 1: bad." in three.registry.client.get_model_version("syncrec", "2").description
     with duckdb.connect(str(analytics_file(three.settings)), read_only=True) as connection:
         assert connection.sql("select item_id from latest_recommendations").fetchall() == [(f"of-{FIRST}",)]
 
@@ -383,5 +386,7 @@ def test_where_no_night_has_run_nothing_is_made_by_looking(settings: Callable[..
 def test_nothing_to_roll_back(project: Project, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(JobError, match="there is no champion to roll back"):
         roll_back(project.settings, reason="bad")
-    assert rollback.main(["--config", str(tmp_path / "absent.toml")]) == 1
-    assert "error: rollback: " in capsys.readouterr().err
+    assert rollback.main(["--config", str(tmp_path / "absent.toml"), "--reason", "bad"]) == 1
+    assert "absent.toml" in capsys.readouterr().err
+    assert rollback.main(["--reason", " "]) == 1
+    assert capsys.readouterr().err.startswith('error: rollback: say why: --reason "..."')

@@ -99,6 +99,11 @@ def changed(name: str, value: Callable[[int, Any], Any], places: range | None = 
         (changed("item", lambda at, old: at % 2 == 0), {}, r"'item' is of type bool"),
         (changed("domain", lambda at, old: f"d{at % 200}"), {}, r"'domain' has 200 different values.*--domain"),
         (changed("domain", lambda at, old: "books"), {}, r"one domain only \(books\)"),
+        (
+            lambda log: log,
+            {"domains": ["toys"]},
+            r"--domains\) names one domain only \(toys\).*more of books, toys",
+        ),
         (changed("ts", lambda at, old: None, range(2)), {}, r"'ts' has no time in 2 of 840 rows"),
         (changed("ts", lambda at, old: 5), {}, r"'ts' has one value, 5"),
         (changed("ts", lambda at, old: "noon"), {}, r"texts that are no ISO 8601 times, such as 'noon'"),
@@ -170,5 +175,24 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match=r"empty is a folder without \*\.parquet files"):
         read_study(tmp_path / "empty")
     (tmp_path / "broken.csv").write_text("user,item,domain,ts\na,b,c,1\na,b\n")
-    with pytest.raises(StudyError, match=r"cannot be read as CSV: .*Expected 4 columns"):
+    with pytest.raises(
+        StudyError, match=r"cannot be read as CSV: .*Row #3: Expected 4 .*: mend or take out that row$"
+    ):
         read_study(tmp_path / "broken.csv")
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_a_log_parted_by_another_mark_than_the_comma_says_so(tmp_path: Path, mark: str) -> None:
+    (tmp_path / "log.csv").write_text(mark.join(("user", "item", "domain", "ts")) + "\n")
+    with pytest.raises(StudyError, match=f"what parts its columns is {mark!r}".replace("\\", "\\\\")):
+        read_study(tmp_path / "log.csv")
+
+
+@pytest.mark.parametrize("form", [str, lambda ts: datetime.fromtimestamp(ts, UTC).isoformat()])
+@pytest.mark.parametrize("row", [1, 77, 839])
+def test_one_time_that_is_none_is_named_with_its_row(tmp_path: Path, form: Callable[[int], str], row: int) -> None:
+    log = columns()
+    log["ts"] = [form(int(ts)) for ts in log["ts"]]
+    log["ts"][row] = "yesterday"
+    with pytest.raises(StudyError, match=rf"'ts' holds 'yesterday' in row {row + 1}, which is no time"):
+        read_study(write(tmp_path / "log.parquet", log))
