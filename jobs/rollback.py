@@ -245,9 +245,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # a person waits; nights try for minutes
     try:
         private_files()
-        if not parsed.dry_run and not parsed.reason.strip():
-            raise JobError('say why: --reason "...", which is kept with the version and its nights')
-        said = roll_back(load_settings(parsed.config), to=parsed.to, reason=parsed.reason, dry_run=parsed.dry_run)
+        untold = not parsed.reason.strip()
+        dry_run = parsed.dry_run or untold
+        said = roll_back(load_settings(parsed.config), to=parsed.to, reason=parsed.reason, dry_run=dry_run)
+        if untold and not parsed.dry_run:
+            raise JobError(f'say why: --reason "...", which is kept with the version and its nights; {said}')
     except JobError as error:
         print(f"error: rollback: {one_line(error)}", file=sys.stderr, flush=True)
         return 1

@@ -383,10 +383,21 @@ def test_where_no_night_has_run_nothing_is_made_by_looking(settings: Callable[..
     assert not own.state.exists() or not [file for file in own.state.rglob("*") if file.is_file()]
 
 
+def test_without_a_reason_nothing_is_done_and_the_plan_is_said(
+    three: Project, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rollback, "load_settings", lambda file: three.settings)
+    before = three.nights(), three.aliases()
+    assert rollback.main(["--reason", " "]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith('error: rollback: say why: --reason "..."') and "; would do: champion: version 1" in said
+    assert (three.nights(), three.aliases()) == before
+    assert rollback.main(["--reason", "bad"]) == 0
+    assert three.aliases() == ("1", None)
+
+
 def test_nothing_to_roll_back(project: Project, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(JobError, match="there is no champion to roll back"):
         roll_back(project.settings, reason="bad")
     assert rollback.main(["--config", str(tmp_path / "absent.toml"), "--reason", "bad"]) == 1
     assert "absent.toml" in capsys.readouterr().err
-    assert rollback.main(["--reason", " "]) == 1
-    assert capsys.readouterr().err.startswith('error: rollback: say why: --reason "..."')
