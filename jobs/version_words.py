@@ -50,7 +50,12 @@ def _table(checks: Sequence[Check], metric: str) -> Iterator[str]:
 def _cell(check: Check | None) -> str:
     if check is None or check.value is None or check.rival_value is None:
         return "–"
-    text = f"{check.value - check.rival_value:+.3f}"
+    text = _signed(check.value - check.rival_value)
     if check.low is not None and check.high is not None:
-        text += f" [{check.low:+.3f}, {check.high:+.3f}]"
+        text += f" [{_signed(check.low)}, {_signed(check.high)}]"
     return f"**{text}: objection**" if check.outcome == OBJECTION else text
+
+
+def _signed(value: float) -> str:
+    text = f"{value:+.3f}"
+    return text if text.strip("+-0.") else "0.000"

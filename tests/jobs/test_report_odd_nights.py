@@ -47,7 +47,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     bad = {"decision": "rolled_back", "reason": "rolled back to version 0: bad (before: promoted: first champion)"}
     warning = {"run_id": "run-29", "rule": "warning", "domain": "", "outcome": "warning"}
-    day(D29, nights=[nights[D29] | bad], gate_checks=[warning | {"words": "the champion's data are 15 days old"}])
+    drop = warning | {"rule": "champion", "domain": "books", "outcome": "passed", "words": "", "cases": 30}
+    drop |= {"value": 0.1, "rival_value": 0.2, "low": -0.25, "high": 0.05, "tolerance": 0.05}
+    old = warning | {"words": "the champion's data are 15 days old"}
+    day(D29, nights=[nights[D29] | bad], gate_checks=[old, drop, drop | {"domain": "toys", "value": 0.195}])
     again = {
         "run_id": "backfill__30",
         "decision": "no_challenger",
@@ -133,6 +136,9 @@ def test_a_night_that_was_rolled_back_is_headed_so(odd: Path) -> None:
     assert "This night was rolled back to version 0: bad (before: promoted: first champion)." in top(page)
     assert "! Gate: the champion's data are 15 days old." in top(page)
     assert "Decision rolled back to version 0: bad (before" in page.text, "once"
+    assert (
+        "books champion ~ passed: may be chance 0.100 0.200" in page.text and "toys champion ✓ passed" in page.text
+    )
     assert "×: a night that was rolled back." in page.text and "(rolled back)" in page.html
     assert "×" not in Page(odd / "2024-01-31.html").text.split("What came in?")[1]
 

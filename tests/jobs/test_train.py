@@ -143,3 +143,10 @@ def test_metric_names_are_allowed_in_mlflow() -> None:
 def test_the_log_says_why_training_ended(epochs: int, early: bool, words: str) -> None:
     result = FitResult(best_epoch=6, epochs=[None] * epochs, stopped_early=early)  # type: ignore[list-item]
     assert ending(result, TrainingConfig(epochs=30, patience=3)) == f"training ended {words}"
+
+
+def test_a_training_whose_last_epoch_was_the_best_says_that_more_may_change_the_answer() -> None:
+    result = FitResult(best_epoch=3, epochs=[None] * 3, stopped_early=False)  # type: ignore[list-item]
+    said = ending(result, TrainingConfig(epochs=3))
+    assert said.endswith("epoch 3 is kept; the best epoch is the last one allowed: more might be better, and say "
+                         "otherwise who is hurt")  # fmt: skip

@@ -42,6 +42,12 @@ def test_a_promotion_says_whose_place_it_takes_and_the_first_one_nobodys() -> No
     assert first == "Promoted by the gate of d: first champion."
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_sign() -> None:
+    same = Check(**{**vars(BOOKS), "rival_value": BOOKS.value, "low": -0.0001, "high": 0.0})
+    decision = Decision(decision="promoted", served_version="2", reason="fine", checks=(same,))
+    assert "| 0.000 [0.000, 0.000] |" in judgement(decision, "2024-01-30", None, "ndcg@10")
+
+
 def test_many_domains_fit_what_mlflow_keeps() -> None:
     checks = tuple(Check(**{**vars(BOOKS), "domain": f"domain-{n}"}) for n in range(200))
     decision = Decision(decision="promoted", served_version="2", reason="fine", checks=checks)
