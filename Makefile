@@ -246,10 +246,11 @@ environment() {
     stamp=$$home/made-from
     if [ -x "$$home/bin/python" ] && [ "$$(cat "$$stamp" 2>/dev/null)" = "$$key" ]; then return 0; fi
     [ -n "$${python:-}" ] || find_python
-    if [ -L .venv ] || [ -L "$$home" ]; then
-        fail ".venv or $$home is a link to another folder, whose environment would be made anew: remove the link"
-    fi
     if [ ! -x "$$home/bin/python" ] || [ ! -f "$$stamp" ] || [ "$$(sed 's/.* in //' "$$stamp")" != "$$PWD" ]; then
+        if { [ -L .venv ] || [ -L "$$home" ]; } && [ -e "$$home" ] &&
+            [ "$$(sed 's/.* in //' "$$stamp" 2>/dev/null)" != "$$PWD" ]; then
+            fail ".venv or $$home is a link, and another folder's environment is behind it: remove the link"
+        fi
         rm -rf "$$home"
         say "making the $$label environment with $$("$$python" --version) ($$size) ..."
         mkdir -p .venv

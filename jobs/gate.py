@@ -126,7 +126,12 @@ def _figures(run: Run, lakehouse: Lakehouse, night: Night, settings: Settings) -
 
 
 def _tag(registry: Registry, challenger: Version, decision: Decision, ds: str, champion: str | None) -> None:
-    """Say the decision where people look for it: the version's tags and description, its run's tags and note."""
+    """Say the decision where people look for it: the version's tags and description, its run's tags and note.
+
+    Of a version that was rolled back its rollback is said already.
+    """
+    if ROLLED_BACK in challenger.tags:
+        return
     registry.tag(challenger.number, decision=decision.decision, decision_reason=decision.reason)
     old = registry.client.get_model_version(registry.name, challenger.number).description or ""
     others = champion if champion != challenger.number else None  # run again after the aliases moved

@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print(
-            "error: nightly: interrupted; the same command again runs this night from its beginning",
+            "error: nightly: interrupted; the same command again runs this night's steps from the first",
             file=sys.stderr,
             flush=True,
         )

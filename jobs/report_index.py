@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import itertools
+import logging
 import re
 import textwrap
 from collections.abc import Mapping
@@ -20,6 +21,7 @@ from jobs.report_problems import name_log
 from jobs.schemas import ROLLED_BACK
 from jobs.step_times import FAILED, NOT_ENDED
 
+log = logging.getLogger("syncrec")
 Row = dict[str, Any]
 _LOOK = re.compile(r'<meta name="look" content="(\w+) (\d+) ([^"]*)">')
 _BEGINNING = 2000
@@ -92,7 +94,11 @@ def link_neighbours(folder: Path, ds: date) -> None:
         if ds.isoformat() not in (day, after):
             continue
         page = folder / f"{day}.html"
-        text = page.read_text(encoding="utf-8")
+        try:
+            text = page.read_text(encoding="utf-8")
+        except (OSError, UnicodeError) as error:  # of another night: no reason for this one to fail
+            log.warning("report: %s cannot be read, so it gets no link: %s", page, error)
+            continue
         link = f' · <a class="day" href="{after}.html">the night after, {after}</a></nav>'
         linked = _AFTER.sub(link, text, count=1)
         if linked != text:

@@ -207,10 +207,11 @@ def _rewrite(lakehouse: Lakehouse, table: Table, rows: Sequence[dict[str, Any]],
 
 def _describe(registry: Registry, plan: Plan, reason: str) -> None:
     old = registry.client.get_model_version(registry.name, plan.bad).description or ""
-    registry.tag(plan.bad, decision=ROLLED_BACK)
-    if not old.startswith(_WITHDRAWN):
-        line = f"{_WITHDRAWN}{datetime.now(UTC):%Y-%m-%d} to version {plan.to}: {reason.rstrip('.')}."
-        registry.describe(plan.bad, f"{line}\n\n{old}".strip())
+    registry.tag(plan.bad, decision=ROLLED_BACK, decision_reason=f"to version {plan.to}: {reason}")
+    if old.startswith(_WITHDRAWN):  # by a call that was ended, perhaps for another reason
+        old = old.partition("\n\n")[2]
+    line = f"{_WITHDRAWN}{datetime.now(UTC):%Y-%m-%d} to version {plan.to}: {reason.rstrip('.')}."
+    registry.describe(plan.bad, f"{line}\n\n{old}".strip())
 
 
 def _words(plan: Plan, dry_run: bool) -> str:

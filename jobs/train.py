@@ -263,7 +263,7 @@ def ending(result: FitResult, config: TrainingConfig) -> str:
     last = len(result.epochs)
     early = result.stopped_early and last < config.epochs
     why = f"no better validation for {config.patience} epochs" if early else "all epochs are done"
-    more = "; the best epoch is the last one allowed: more might be better, and say otherwise who is hurt"
+    more = "; it is the last one allowed: more might be better, and say otherwise who is hurt"
     return (
         f"training ended after epoch {last} of at most {config.epochs}: {why}; epoch {result.best_epoch} is kept"
         f"{more if result.best_epoch == config.epochs else ''}"

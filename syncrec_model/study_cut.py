@@ -69,9 +69,10 @@ def _chosen_domains(raw: RawLog, wanted: Sequence[str] | None) -> list[str]:
     if strange := [name for name in names if name not in raw.domains]:
         raise StudyError(f"{raw.path} has no domain {strange[0]!r}; it has {', '.join(sorted(raw.domains))}")
     if len(names) < 2 and len(raw.domains) > 1:
+        found = f"one domain only ({names[0]})" if names else "none"
         raise StudyError(
-            f"the option domains (--domains) names one domain only ({', '.join(names)}): SyNCRec measures what "
-            f"other domains give to one; name two or more of {', '.join(sorted(raw.domains))}"
+            f"the option domains (--domains) names {found}: SyNCRec measures what other domains give to one; "
+            f"name two or more of {', '.join(sorted(raw.domains))}"
         )
     if len(names) < 2:
         raise StudyError(

@@ -5,6 +5,7 @@ Shapes: E events.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -107,23 +108,38 @@ def _read_table(path: Path, given: dict[str, str]) -> tuple[Any, dict[str, str]]
         raise StudyError(f"{path} is a Parquet file under another name: let it end in .parquet")
     try:
         if is_csv:
+            _comma(path)
             try:
                 names = _names(path, csv.open_csv(path).schema.names, given)
                 text = {names[role]: pa.string() for role in ("user", "item", "domain")}
                 options = csv.ConvertOptions(include_columns=list(names.values()), column_types=text)
                 return csv.read_csv(path, convert_options=options), names
-            except pa.ArrowInvalid:
-                csv.read_csv(path, csv.ReadOptions(use_threads=False))  # slower, and its error names the row
+            except pa.ArrowInvalid as error:
+                if "Expected" in str(error):
+                    csv.read_csv(path, csv.ReadOptions(use_threads=False))  # slower, and its error names the row
                 raise
         source = dataset.dataset(path, format="parquet", partitioning="hive")
         names = _names(path, source.schema.names, given)
         return source.to_table(columns=list(names.values())), names
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeError) as error:
         why = str(error).splitlines()[0].rstrip(".")
         if "magic bytes" in why or "smaller than the minimum" in why:  # of three clauses around these words
             why = "it was cut short, or is no Parquet file"
-        asked = "mend or take out that row" if "Row #" in why else "give a .parquet or .csv file"
+        asked = "mend or take out that row (the header is #1)" if "Row #" in why else "give a .parquet or .csv file"
         raise StudyError(f"{path} cannot be read as {kind}: {why}: {asked}") from None
+
+
+def _comma(path: Path) -> None:
+    """Refuse a CSV whose header is parted by another mark."""
+    if path.suffix not in (".csv", ".gz"):
+        return
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as lines:
+        header = lines.readline(10_000).decode("utf-8", "replace").strip()
+    for mark in ";\t|":
+        if header.count(mark) > header.count(","):
+            raise StudyError(
+                f"{path}: what parts the columns of its header, {header!r}, is {mark!r}: it must be a comma"
+            )
 
 
 def _names(path: Path, known: list[str], given: dict[str, str]) -> dict[str, str]:
@@ -132,11 +148,6 @@ def _names(path: Path, known: list[str], given: dict[str, str]) -> dict[str, str
         wanted = (given[role],) if role in given else tried
         found = [name for name in wanted if name in known]
         if not found:
-            if len(known) == 1 and (marks := [mark for mark in ";\t|" if mark in known[0]]):
-                raise StudyError(
-                    f"{path} has one column, {known[0]!r}: what parts its columns is {marks[0]!r}, "
-                    "and must be a comma"
-                )
             raise StudyError(
                 f"{path} has no column {' or '.join(map(repr, wanted))}; its columns are {', '.join(known)}. "
                 f"Name the right one: --{role} COLUMN, in Python columns={{'{role}': COLUMN}}"
@@ -215,26 +226,41 @@ def _parsed(path: Path, column: Any, name: str) -> Any:
 
     kinds = (pa.int64(), pa.float64(), pa.timestamp("us", tz="UTC"), pa.timestamp("us"))
     for kind in kinds:
-        if _is(column, kind):
-            return column.cast(kind)
-    row = max(_first_not(column, kind) for kind in kinds)
+        if (parsed := _cast(column, kind)) is not None:
+            return parsed
+    row, kind = max(((_first_not(column, kind), kind) for kind in kinds), key=lambda found: found[0])
+    if row <= 1 and any(_cast(column.slice(1), kind) is not None for kind in kinds):
+        row = 0
+    elif row and _cast(column.slice(row + 1), kind) is not None:
+        pass
+    elif row:
+        raise StudyError(
+            f"{path}: column '{name}' holds times of several forms: {column[row].as_py()!r} in {_row(path, row)} "
+            "is the first that is none of the form of those before it; bring all to one form"
+        )
+    else:
+        raise StudyError(
+            f"{path}: column '{name}' holds texts that are no ISO 8601 times, such as {column[0].as_py()!r}: "
+            "write them as 2024-03-01T12:00:00 or as numbers"
+        )
     raise StudyError(
-        f"{path}: column '{name}' holds {column[row].as_py()!r} in row {row + 1:,}, which is no time of the form "
-        "of those before it: mend or take out that row"
-        if row
-        else f"{path}: column '{name}' holds texts that are no ISO 8601 times, such as {column[0].as_py()!r}: "
-        "write them as 2024-03-01T12:00:00 or as numbers"
+        f"{path}: column '{name}' holds {column[row].as_py()!r} in {_row(path, row)}, which is no time of the form "
+        "of the others: mend or take out that row"
     )
 
 
-def _is(column: Any, kind: Any) -> bool:
+def _row(path: Path, place: int) -> str:
+    return f"row {place + 1:,}{' below the header' if '.csv' in path.suffixes else ''}"
+
+
+def _cast(column: Any, kind: Any) -> Any:
+    """The column as this kind; None where a text is none."""
     import pyarrow as pa
 
     try:
-        column.cast(kind)
+        return column.cast(kind)
     except pa.ArrowInvalid:
-        return False
-    return True
+        return None
 
 
 def _first_not(column: Any, kind: Any) -> int:
@@ -242,7 +268,7 @@ def _first_not(column: Any, kind: Any) -> int:
     sound, all_ = 0, len(column)
     while all_ - sound > 1:
         middle = (sound + all_) // 2
-        if _is(column.slice(sound, middle - sound), kind):
+        if _cast(column.slice(sound, middle - sound), kind) is not None:
             sound = middle
         else:
             all_ = middle

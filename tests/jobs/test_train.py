@@ -148,5 +148,5 @@ def test_the_log_says_why_training_ended(epochs: int, early: bool, words: str) -
 def test_a_training_whose_last_epoch_was_the_best_says_that_more_may_change_the_answer() -> None:
     result = FitResult(best_epoch=3, epochs=[None] * 3, stopped_early=False)  # type: ignore[list-item]
     said = ending(result, TrainingConfig(epochs=3))
-    assert said.endswith("epoch 3 is kept; the best epoch is the last one allowed: more might be better, and say "
+    assert said.endswith("epoch 3 is kept; it is the last one allowed: more might be better, and say "
                          "otherwise who is hurt")  # fmt: skip

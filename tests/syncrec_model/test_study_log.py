@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -176,20 +177,32 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
         read_study(tmp_path / "empty")
     (tmp_path / "broken.csv").write_text("user,item,domain,ts\na,b,c,1\na,b\n")
     with pytest.raises(
-        StudyError, match=r"cannot be read as CSV: .*Row #3: Expected 4 .*: mend or take out that row$"
+        StudyError,
+        match=r"cannot be read as CSV: .*Row #3: Expected 4 .*: mend or take out that row \(the header is #1\)$",
     ):
         read_study(tmp_path / "broken.csv")
 
 
 @pytest.mark.parametrize("mark", [";", "\t"])
 def test_a_log_parted_by_another_mark_than_the_comma_says_so(tmp_path: Path, mark: str) -> None:
-    (tmp_path / "log.csv").write_text(mark.join(("user", "item", "domain", "ts")) + "\n")
-    with pytest.raises(StudyError, match=f"what parts its columns is {mark!r}".replace("\\", "\\\\")):
+    lines = [mark.join(("user", "item", "domain", "ts")), mark.join(("u", "salt, fine", "food", "1,5"))]
+    (tmp_path / "log.csv").write_text("\n".join(lines))
+    with pytest.raises(StudyError, match=f"what parts the columns .* is {mark!r}".replace("\\", "\\\\")):
         read_study(tmp_path / "log.csv")
 
 
 @pytest.mark.parametrize("form", [str, lambda ts: datetime.fromtimestamp(ts, UTC).isoformat()])
-@pytest.mark.parametrize("row", [1, 77, 839])
+@pytest.mark.parametrize("row", [0, 1, 77, 839])
+def test_times_of_two_forms_are_told_from_one_bad_time(tmp_path: Path) -> None:
+    log = columns()
+    iso = [datetime.fromtimestamp(int(ts), UTC).isoformat() for ts in log["ts"]]
+    mixed = [str(ts) for ts in log["ts"][:300]] + iso[300:]
+    with pytest.raises(StudyError, match=rf"several forms: '{re.escape(iso[300])}' in row 301 is the first"):
+        read_study(write(tmp_path / "log.parquet", log | {"ts": mixed}))
+    with pytest.raises(StudyError, match=r"holds '5' in row 1, which is no time of the form of the others"):
+        read_study(write(tmp_path / "log.parquet", log | {"ts": ["5", *iso[1:]]}))
+
+
 def test_one_time_that_is_none_is_named_with_its_row(tmp_path: Path, form: Callable[[int], str], row: int) -> None:
     log = columns()
     log["ts"] = [form(int(ts)) for ts in log["ts"]]
