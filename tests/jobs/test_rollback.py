@@ -333,6 +333,8 @@ def test_the_gate_refuses_the_version_when_its_night_is_run_again(three: Project
     (decision,) = [row for row in checks if row["rule"] == "decision"]
     assert (decision["outcome"], decision["words"]) == ("refused", "version 2 was rolled back: bad")
     assert {row["challenger"] for row in checks} == {"2"} and {row["champion"] for row in checks} == {"1"}
+    version = three.registry.client.get_model_version(three.registry.name, "2")
+    assert version.tags["decision"] == "rolled_back" and version.description.startswith("Rolled back on ")
 
 
 def test_the_gate_reads_what_its_own_run_measured_whoever_measured_after_it(project: Project) -> None:
