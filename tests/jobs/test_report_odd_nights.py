@@ -9,6 +9,7 @@ import pytest
 
 from jobs.audits import NOTHING_PUBLISHED
 from jobs.backfill import AGAIN
+from jobs.query import connect
 from jobs.report import main
 from jobs.report_index import _to_look_at
 from jobs.settings import load_settings
@@ -141,6 +142,14 @@ def test_a_night_that_was_rolled_back_is_headed_so(odd: Path) -> None:
     )
     assert "×: a night that was rolled back." in page.text and "(rolled back)" in page.html
     assert "×" not in Page(odd / "2024-01-31.html").text.split("What came in?")[1]
+
+
+def test_a_run_that_did_not_publish_its_night_has_no_decision(odd: Path) -> None:
+    with connect(load_settings(odd.parent.parent / "syncrec.toml")) as connection:
+        found = connection.execute(
+            "select distinct run_id, published, decision from ntg_by_night order by 1"
+        ).fetchall()
+    assert found == [("run-29", True, "rolled_back"), ("run-30", False, None)], "backfill__30 published the 30th"
 
 
 def test_the_index_says_what_stopped_a_night_and_where_to_look(odd: Path) -> None:

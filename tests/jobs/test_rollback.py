@@ -54,7 +54,7 @@ class Project:
         tags = {"ds": ds.isoformat(), "syncrec.run_id": run_id or f"run-{ds}"}
         uri = mlflow.get_run(self.mlflow_run).info.artifact_uri
         made = self.registry.client.create_model_version(
-            self.registry.name, f"{uri}/model", run_id=self.mlflow_run, tags=tags
+            self.registry.name, f"{uri}/model", run_id=self.mlflow_run, tags=tags, description="Judged."
         )
         return str(made.version)
 
@@ -150,7 +150,7 @@ def test_the_previous_champion_and_its_lists_are_back_and_nothing_is_lost(three:
     assert version.description.startswith(
         f"Rolled back on {datetime.now(UTC):%Y-%m-%d} to version 1: readers complain."
     )
-    assert version.tags["decision"] == "rolled_back"
+    assert version.tags["decision"] == "rolled_back" and version.description.endswith("\n\nJudged.")
 
 
 def test_the_pages_of_withdrawn_nights_say_so_once(three: Project) -> None:

@@ -191,8 +191,6 @@ def test_a_log_parted_by_another_mark_than_the_comma_says_so(tmp_path: Path, mar
         read_study(tmp_path / "log.csv")
 
 
-@pytest.mark.parametrize("form", [str, lambda ts: datetime.fromtimestamp(ts, UTC).isoformat()])
-@pytest.mark.parametrize("row", [0, 1, 77, 839])
 def test_times_of_two_forms_are_told_from_one_bad_time(tmp_path: Path) -> None:
     log = columns()
     iso = [datetime.fromtimestamp(int(ts), UTC).isoformat() for ts in log["ts"]]
@@ -203,6 +201,8 @@ def test_times_of_two_forms_are_told_from_one_bad_time(tmp_path: Path) -> None:
         read_study(write(tmp_path / "log.parquet", log | {"ts": ["5", *iso[1:]]}))
 
 
+@pytest.mark.parametrize("form", [str, lambda ts: datetime.fromtimestamp(ts, UTC).isoformat()])
+@pytest.mark.parametrize("row", [0, 1, 77, 839])
 def test_one_time_that_is_none_is_named_with_its_row(tmp_path: Path, form: Callable[[int], str], row: int) -> None:
     log = columns()
     log["ts"] = [form(int(ts)) for ts in log["ts"]]
