@@ -84,10 +84,10 @@ def served_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], versi
     gains = {row["domain"]: row for row in own if row["split"] == "test"}
     views = {row["domain"]: row["view"] for row in own if row["split"] == "valid"}
     told = [
-        f"{domain} single" if views.get(domain) == "single" else  # nothing to gain on itself
-        f"{domain} {_gap(gains[domain])} {views.get(domain) or ''}".rstrip()
-        for domain in domains if domain in gains
-    ]  # fmt: skip
+        f"{domain} {_served(gains[domain], views.get(domain) or '')}".rstrip()
+        for domain in domains
+        if domain in gains
+    ]
     return ", ".join(told) + "   (the view that validation chose, less single)" if told else ""
 
 
@@ -110,6 +110,11 @@ def hurt_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], version
             if name in served
         }
     )
+
+
+def _served(gain: dict[str, Any], view: str) -> str:
+    """The single view gains nothing on itself."""
+    return view if view == "single" else f"{_gap(gain)} {view}"
 
 
 def _gap(row: dict[str, Any]) -> str:
