@@ -71,11 +71,12 @@ audit: ## known weaknesses of all pinned packages, by pip-audit; exit code 3: no
 env: ## write .env for docker-compose.yml with random secrets; never overwrites (docs/deploy.md)
 	@python3 deploy/make_env.py
 
-lint: setup ## ruff, mypy, sqlfluff: what CI checks
+lint: setup ## ruff, mypy, sqlfluff, and the rules of the model's files (length, shape letters): what CI checks
 	$(JOBS)/ruff check .
 	$(JOBS)/ruff format --check .
 	$(JOBS)/mypy
 	$(if $(SQL_FILES),$(JOBS)/sqlfluff lint sql)
+	@$(JOBS)/python -m pytest -q --durations=0 --durations-min=60 --no-header -k 'short or legend' tests/syncrec_model/test_model_page.py
 	@if git grep -nE '^(<<<<<<<|>>>>>>>) ' 2>/dev/null; then echo 'error: what a merge left is still in these files' >&2; exit 1; fi
 
 format: setup ## let ruff and sqlfluff mend what they can

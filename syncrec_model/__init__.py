@@ -16,9 +16,9 @@ from .model import Losses, SyNCRec
 from .recommend import PlainRecommendations, Recommender, TopN
 from .reports import EpochReport
 from .saving import load_model, save_model, warm_start
+from .study_columns import StudyError
 from .study_cut import read_study
 from .study_data import StudyData
-from .study_log import StudyError
 from .study_ranks import StudyCases, rank_scores
 from .study_result import StudyResult
 from .study_run import study

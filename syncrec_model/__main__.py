@@ -12,8 +12,9 @@ import torch
 
 from .config import PRESETS, ModelConfig, TrainingConfig
 from .descriptions import DESCRIPTIONS
+from .study_columns import UNITS, StudyError
 from .study_cut import SPLITS
-from .study_log import ROLES, UNITS, StudyError
+from .study_log import ROLES
 from .study_run import study
 
 

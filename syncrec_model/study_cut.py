@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .study_columns import StudyError
 from .study_data import PARTS, TEST, TRAIN, VALID, StudyData
-from .study_log import RawLog, StudyError, read_log
+from .study_log import RawLog, read_log
 from .vocabulary import Vocabulary
 
 Array = NDArray[Any]

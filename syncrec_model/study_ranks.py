@@ -18,8 +18,8 @@ from torch import Tensor
 from .batches import SequenceReader
 from .evaluation import VIEWS, CaseRanks, mean_tie_ranks, view_scores
 from .model import SyNCRec
+from .study_columns import StudyError
 from .study_data import StudyData
-from .study_log import StudyError
 
 Array = NDArray[Any]
 _SCORES_AT_ONCE = 20_000_000

@@ -21,8 +21,8 @@ from .config import ModelConfig, TrainingConfig
 from .evaluation import CaseRanks
 from .measures import bootstrap_interval, case_values
 from .recommend import Recommender
+from .study_columns import StudyError
 from .study_data import StudyData
-from .study_log import StudyError
 
 Array = NDArray[Any]
 MEASURES = {"ndcg@10": "NDCG@10", "hr@10": "HR@10", "mrr": "MRR"}

@@ -25,9 +25,9 @@ from .config import ModelConfig, TrainingConfig
 from .evaluation import VIEWS
 from .recommend import Recommender
 from .saving import load_model, save_model
+from .study_columns import StudyError
 from .study_cut import read_study
 from .study_data import StudyData
-from .study_log import StudyError
 from .study_ranks import popularity_scores, rank_scores, rank_views
 from .study_result import StudyResult, StudyRun
 from .training import fit
