@@ -35,7 +35,7 @@ sql: setup ## DuckDB with all tables attached; Q=sql/queries/ntg_by_day.sql runs
 	@$(JOBS)/python -m jobs.query --config "$(CONFIG)" $(if $(AS_OF),--as-of "$(AS_OF)") $(if $(Q),"$(Q)")
 
 test: setup ## all tests, in two processes; TESTS=tests/dags runs some, in one
-	@$(JOBS)/python -m pytest $(or $(TESTS),-n 2 --dist loadfile)
+	@$(JOBS)/python -m pytest $(or $(TESTS),-n 2 --dist loadfile --no-loadscope-reorder)
 
 test-nights: setup ## the whole-night test with a second night, of a champion alone; a night on old state: minutes
 	@SYNCREC_TEST_NIGHTS=2 $(JOBS)/python -m pytest tests/night tests/upgrade tests/jobs/test_class_archive.py

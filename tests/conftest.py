@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 from pyspark.sql import SparkSession
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from jobs.settings import Settings, load_settings
 from jobs.spark import spark_session
@@ -71,6 +73,23 @@ INTERPRET = {
     "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     "spark.sql.adaptive.enabled": "false",
 }
+
+SLOWEST = ("tests/night", "tests/jobs/test_score_reuse.py", "tests/dags", "tests/jobs/test_maintain.py")
+"""What takes longest goes first, so that two processes end at about the same time (`make test`)."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(SLOWEST) if item.nodeid.startswith(start)), len(SLOWEST))
+
+    items.sort(key=place)
+
+
+@event.listens_for(Engine, "connect")
+def no_waiting_for_the_disk(connection: Any, record: Any) -> None:
+    """Tests kill processes, never the machine: SQLite need not wait until a commit is on the disk."""
+    if type(connection).__module__.startswith("sqlite3"):
+        connection.execute("PRAGMA synchronous=OFF")
 
 
 @pytest.fixture
