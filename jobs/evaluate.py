@@ -112,15 +112,24 @@ def _same_cases(one: CaseRanks, two: CaseRanks) -> bool:
 
 
 def training_rows(loaded: LoadedModel, role: str) -> Iterator[dict[str, Any]]:
-    """Rows of domain_metrics that training left in the version: ntg_loss, lambda and weight of the chosen epoch."""
-    for domain, values in loaded.metadata.get("domains", {}).items():
-        for metric in TRAINING_METRICS:
-            if metric in values:
-                yield {
-                    "domain": domain, "split": "train", "view": "", "metric": metric,
-                    "value": float(values[metric]), "low": None, "high": None, "cases": None,
-                    "role": role, "model_version": loaded.version,
-                }  # fmt: skip
+    """Rows of domain_metrics that training left in the version: ntg_loss, lambda and weight of the chosen epoch.
+
+    Of the domain `macro`, which epoch that was and how many were allowed; versions of old code do not say it.
+    """
+    known = loaded.metadata
+    found = {
+        (domain, metric): values[metric]
+        for domain, values in known.get("domains", {}).items()
+        for metric in TRAINING_METRICS
+        if metric in values
+    }
+    if "epochs_at_most" in known:
+        found |= {("macro", "epoch"): known["best_epoch"], ("macro", "epochs_at_most"): known["epochs_at_most"]}
+    for (domain, metric), value in found.items():
+        yield {
+            "domain": domain, "split": "train", "view": "", "metric": metric, "value": float(value),
+            "low": None, "high": None, "cases": None, "role": role, "model_version": loaded.version,
+        }  # fmt: skip
 
 
 def choice_rows(loaded: LoadedModel, role: str) -> Iterator[dict[str, Any]]:

@@ -37,6 +37,7 @@ class Total:
     """What was done, summed up."""
 
     merged: int = 0
+    manifests: int = 0
     snapshots: int = 0
     removed: int = 0
     bytes: int = 0
@@ -46,8 +47,9 @@ class Total:
         """The closing line."""
         would = "would be " if dry else ""
         left = f"; left to the next time: {', '.join(self.busy)}" if self.busy else ""
+        manifests = f" and {self.manifests} manifests" if self.manifests else ""
         return (
-            f"{self.merged} small files {would}merged, {self.snapshots} snapshots {would}expired, "
+            f"{self.merged} small files{manifests} {would}merged, {self.snapshots} snapshots {would}expired, "
             f"{self.removed} files ({_size(self.bytes)}) {would}removed{left}"
         )
 
@@ -147,6 +149,7 @@ def _merge_manifests(
     lakehouse: Lakehouse, name: str, run: Run, needs: Needs, gone: Sequence[int], total: Total
 ) -> None:
     if count := merge_manifests(lakehouse, name, run_id=run.run_id, dry=run.arguments.dry_run):
+        total.manifests += count
         log.info("%s: %d manifests %s", name, count, _did("merged", run.arguments.dry_run))
 
 

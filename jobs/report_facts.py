@@ -93,6 +93,8 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
     facts["account"] = _account(facts["audits"])
     facts["unread"] = _unread(facts)
     facts["earlier"] = _earlier(measured, night)
+    run_id = max((row["run_id"] for row in measured), default=None)  # as ntg_by_night and _quality choose
+    facts["epoch"] = _epoch(rows, night["run_id"] if night and not facts["earlier"] else run_id)
     for row in (*facts["steps"], *facts["arms"], *([night] if night else [])):
         for name in {"message", "reason"} & set(row):
             row[name] = name_log(row[name], logs, ds, row["run_id"])
@@ -143,6 +145,17 @@ def _steps(rows: Callable[..., list[Row]], night: Row | None) -> list[Row]:
     found = rows("select run_id from steps where ds = $ds order by started_at desc limit 1")
     run_id = night["run_id"] if night else found[0]["run_id"] if found else None
     return rows("select * from steps_by_run where ds = $ds and run_id = $run order by started_at, step", run=run_id)
+
+
+def _epoch(rows: Callable[..., list[Row]], run_id: str | None) -> Row | None:
+    """The epoch that the challenger's training kept, and how many were allowed; None where that is not known."""
+    found = rows(
+        "select max(case when metric = 'epoch' then value end) as kept,"
+        " max(case when metric = 'epochs_at_most' then value end) as allowed"
+        " from domain_metrics where ds = $ds and run_id = $run and role = 'challenger' and split = 'train'",
+        run=run_id,
+    )[0]
+    return None if found["kept"] is None else {name: int(value) for name, value in found.items()}
 
 
 def _in_order(found: Mapping[str, Any], domains: Sequence[str]) -> list[str]:

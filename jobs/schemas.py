@@ -388,8 +388,9 @@ DOMAIN_METRICS = Table(
         Column(
             "metric",
             "string",
-            "ndcg@10, ..., ntg_loss, ntg_ndcg, ntg_served, ntg_view, lambda, weight; gate_champion, gate_single, "
-            "gate_popularity: the gate's metric of the served view less that rival's, paired",
+            "ndcg@10, ..., ntg_loss, ntg_ndcg, ntg_served, ntg_view, lambda, weight; epoch, epochs_at_most: which "
+            "epoch of training was kept, of how many; gate_champion, gate_single, gate_popularity: the gate's "
+            "metric of the served view less that rival's, paired",
             example="ndcg@10",
         ),
         Column("value", "double", "the value", example="0.2502", unit="unit of the metric"),

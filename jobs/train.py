@@ -233,7 +233,7 @@ def _fit_and_register(prepared: Prepared, fit: Fit) -> str:
             _log_metrics(earlier)
         log_training(model, result, prepared.valid_set)
         views, chosen = served_views(model, prepared.valid_set, settings.repeating_domains)
-        metadata = _metadata(run, start, result, chosen)
+        metadata = _metadata(run, start, result, chosen, prepared.config.epochs)
         for domain, view in views.items():
             mlflow.set_tag(f"view.{domain}", view)
     with tempfile.TemporaryDirectory() as folder:
@@ -297,7 +297,9 @@ def served_views(
     return views, {"cases": len(ranks), "views": {domain: choice.to_dict() for domain, choice in judged.items()}}
 
 
-def _metadata(run: Run, start: str, result: FitResult, chosen: Mapping[str, Any]) -> dict[str, Any]:
+def _metadata(
+    run: Run, start: str, result: FitResult, chosen: Mapping[str, Any], epochs_at_most: int
+) -> dict[str, Any]:
     best = result.epochs[-1]
     for report in result.epochs:
         if report.epoch == result.best_epoch:
@@ -308,6 +310,7 @@ def _metadata(run: Run, start: str, result: FitResult, chosen: Mapping[str, Any]
         "code_version": code_version(),
         "start": start,
         "best_epoch": result.best_epoch,
+        "epochs_at_most": epochs_at_most,
         "domains": {name: dict(values) for name, values in best.domains.items()},
         "repeats": sorted(run.settings.repeating_domains),
         "validation": dict(chosen),

@@ -100,6 +100,11 @@ def study(
     if folder is not None:
         result.write(folder)
         say(f"wrote {folder}: table.md, result.json, and per seed the model")
+        if others := _other_seeds(folder, runs):
+            say(
+                f"{folder} keeps seed {', '.join(map(str, others))} of earlier calls, too: not in this table. The "
+                "same call with more --seeds takes them in, and trains none of them again"
+            )
     return result
 
 
@@ -148,6 +153,12 @@ def _left(folder: Path | None, seed: int) -> str:
     if (own / "ranks.safetensors").exists():
         return ": kept from before"
     return ": goes on after its last whole epoch" if (own / "checkpoint.safetensors").exists() else ""
+
+
+def _other_seeds(folder: Path, runs: Sequence[StudyRun]) -> list[int]:
+    """The seeds that earlier calls finished and these runs leave out."""
+    done = {int(path.parent.name.removeprefix("seed-")) for path in folder.glob("seed-*/ranks.safetensors")}
+    return sorted(done - {run.seed for run in runs})
 
 
 def _run(

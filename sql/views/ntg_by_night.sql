@@ -30,7 +30,9 @@ with
 
 trained as (
     select * from domain_metrics
-    where role = 'challenger'
+    where
+        role = 'challenger'
+        and metric not in ('epoch', 'epochs_at_most')
 ),
 
 published_nights as (

@@ -136,6 +136,11 @@ class SmallNights:
     def files(self, kind: str = "**/*.parquet") -> set[Path]:
         return set((self.lakehouse.warehouse / "syncrec").glob(kind))
 
+    def manifests(self, name: str) -> int:
+        table = self.lakehouse.table(name)
+        snapshot = table.current_snapshot()
+        return len(snapshot.manifests(table.io)) if snapshot else 0
+
     def live_files(self) -> int:
         numbers = [(name, self.lakehouse.current_snapshot(name)) for name in TABLES]
         return sum(len(self.lakehouse.files(name, number)) for name, number in numbers)

@@ -67,6 +67,7 @@ def version(tmp_path_factory: pytest.TempPathFactory) -> tuple[LoadedModel, Sequ
     result = fit(model, train, valid, training, progress=False)
     views, chosen = served_views(model, valid, repeating=())
     metadata = {"validation": chosen, "domains": result.epochs[result.best_epoch - 1].domains}
+    metadata |= {"best_epoch": result.best_epoch, "epochs_at_most": training.epochs}
     vocabulary = Vocabulary(DOMAINS, tuple([f"{domain}{i}" for i in range(N_ITEMS)] for domain in DOMAINS))
     folder = tmp_path_factory.mktemp("guard") / "model"
     save_model(folder, model, vocabulary, views, metadata)
@@ -129,6 +130,7 @@ def test_the_report_of_the_night_shows_view_gain_and_interval(
         text = f"{value:+.3f}".replace("-", "−")
         return text[1:] if text[1:] == "0.000" else text
 
+    assert f"Training kept epoch {loaded.metadata['best_epoch']} of at most 6" in page.text
     for domain, choice in choices(loaded).items():
         cells = [domain, choice["view"]]
         for view in ("cross", "blend"):

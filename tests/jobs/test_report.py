@@ -98,6 +98,12 @@ def test_time_and_memory_of_each_step_stand_beside_what_is_usual(config: Path) -
     assert "wait_for_landing ✓ done 0.5 s – 0.2 GiB –" in text
 
 
+def test_the_kept_epoch_is_said_and_when_it_is_the_last_one_that_more_may_change_the_answer(config: Path) -> None:
+    assert "Training kept epoch 3 of at most 5." in page(config, D30).text
+    last = "epoch 5 of at most 5, the last one that training.epochs allows: more might be better, and say otherwise"
+    assert f"Training kept {last} who is hurt." in page(config, D31).text
+
+
 def test_a_step_that_failed_is_said_at_the_top_with_its_cause(config: Path, tmp_path: Path) -> None:
     failed = page(config, D31).text
     top = failed[: failed.index("What serves")]

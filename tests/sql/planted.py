@@ -69,6 +69,7 @@ LISTS: dict[date, dict[tuple[str, str, str], list[str]]] = {
         ("__anyone__", "toys", "popularity popularity"): ["t1", "t2"],
     },
 }
+KEPT_EPOCH = {D29: 4, D30: 3, D31: 5}  # of at most 5
 # night, version, role -> domain -> (ndcg of the cross, single, served view, lambda)
 QUALITY: dict[tuple[date, str, str], dict[str, tuple[float, float, float, float]]] = {
     (D29, "1", "challenger"): {"books": (0.30, 0.28, 0.31, 1.2), "toys": (0.15, 0.20, 0.199, 0.8)},
@@ -294,6 +295,9 @@ def _metrics(day: date) -> list[dict[str, Any]]:
                 add_ranking(version, role, domain, view, ndcg)
             add(version, role, "test", domain, "", "ntg_ndcg", cross - single)
             add(version, role, "test", domain, "", "ntg_served", served - single)
+            if role == "challenger" and domain == "macro":
+                add(version, role, "train", domain, "", "epoch", KEPT_EPOCH[night])
+                add(version, role, "train", domain, "", "epochs_at_most", 5)
             if role == "challenger" and domain in domains:
                 add(version, role, "train", domain, "", "ntg_loss", 10 * (cross - single))
                 add(version, role, "train", domain, "", "lambda", weight)

@@ -227,7 +227,7 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_bits(
     assert without_seconds(found) == without_seconds(expected)
     said = capsys.readouterr().err
     assert "seed 3, 1 of 2: kept from before" in said
-    assert "seed 4, 2 of 2: goes on after its last whole epoch" in said
+    assert "seed 4, 2 of 2: goes on after its last whole epoch" in said and "earlier calls" not in said
     assert [run.epochs for run in found.runs] == [2, 2]
     files = sorted(
         str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*") if file.is_file()
@@ -243,6 +243,11 @@ def test_a_killed_study_goes_on_and_ends_with_the_same_bits(
     assert (tmp_path / "out/table.md").read_text() == found.markdown()
     model, vocabulary, views, metadata = load_model(tmp_path / "out/seed-3/model")
     assert Recommender(model, vocabulary, views) and metadata["study"]["seed"] == 3
+    fewer = study(log, settings=settings, seeds=1, out=tmp_path / "out")
+    assert (tmp_path / "out/table.md").read_text() == fewer.markdown() != found.markdown()
+    assert (
+        "keeps seed 4 of earlier calls, too: not in this table. The same call with more" in capsys.readouterr().err
+    )
 
 
 def test_a_finished_study_is_read_not_trained(log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
