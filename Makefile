@@ -24,9 +24,9 @@ setup: ## both environments and Java; the other commands do it by themselves
 nightly: setup ## the main job: run the next night (first: history, then two); CONFIG=my.toml NIGHTS=3
 	@$(JOBS)/python -m jobs.nightly --config "$(CONFIG)" $(if $(NIGHTS),--nights "$(NIGHTS)")
 
-up: setup ## start the MLflow and Airflow web pages on this machine; MLFLOW_PORT=5000 AIRFLOW_PORT=8080
+up: setup ## start the web pages of Airflow, MLflow and the nights; AIRFLOW_PORT=8080 MLFLOW_PORT=5000 REPORTS_PORT=8090
 	@$(JOBS)/python -m jobs.pages up --config "$(CONFIG)" --mlflow-port "$(or $(MLFLOW_PORT),5000)" \
-	    --airflow-port "$(or $(AIRFLOW_PORT),8080)"
+	    --airflow-port "$(or $(AIRFLOW_PORT),8080)" --reports-port "$(or $(REPORTS_PORT),8090)"
 
 down: ## stop the web pages
 	@$(JOBS)/python -m jobs.pages down --config "$(CONFIG)"

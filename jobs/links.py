@@ -14,6 +14,8 @@ from jobs.settings import Settings
 VARIABLE = "SYNCREC_LINKS"
 PAGE, USUAL_PAGE = "mlflow_page.txt", "http://127.0.0.1:5000"
 """The file of the state that keeps the address of `make up`, and what holds before there is one."""
+REPORTS_PAGE, USUAL_REPORTS_PAGE = "reports_page.txt", "http://127.0.0.1:8090"
+"""The same of the pages of the nights."""
 OF_MODELS = "?workflowType=machine_learning"
 RUN, REPORT = "MLflow run", "Report of the night"
 """The names of the links, as dags/syncrec_job.py has them; a test compares."""
@@ -21,17 +23,42 @@ RUN, REPORT = "MLflow run", "Report of the night"
 
 def mlflow_page(settings: Settings) -> str:
     """Where people open MLflow: SYNCREC_MLFLOW_PAGE, else the tracking server, else that of `make up`."""
-    served = settings.tracking_uri if settings.tracking_uri.startswith(("http://", "https://")) else ""
+    served = settings.tracking_uri if has_server(settings) else ""
     address = os.environ.get("SYNCREC_MLFLOW_PAGE") or served or known_page(settings)
     return address.rstrip("/")
 
 
+def has_server(settings: Settings) -> bool:
+    """Is there a tracking server? Then these are no nights of one machine, whose pages `make up` would serve."""
+    return settings.tracking_uri.startswith(("http://", "https://"))
+
+
 def known_page(settings: Settings) -> str:
     """Where `make up` last had MLflow; its usual port where it never ran."""
+    return _noted(settings.state / PAGE) or USUAL_PAGE
+
+
+def known_reports_page(settings: Settings) -> str:
+    """Where `make up` last had the pages of the nights; its usual port where it never ran."""
+    return _noted(settings.state / REPORTS_PAGE) or USUAL_REPORTS_PAGE
+
+
+def _noted(file: Path) -> str:
     try:
-        return (settings.state / PAGE).read_text(encoding="utf-8").strip() or USUAL_PAGE
+        return file.read_text(encoding="utf-8").strip()
     except OSError:
-        return USUAL_PAGE
+        return ""
+
+
+def report_link(settings: Settings, name: str) -> str:
+    """Where people open the page of a night: SYNCREC_REPORTS_PAGE, else that of `make up`.
+
+    "" where a tracking server is used and nothing says where the pages are: MLflow has a copy of some of them.
+    """
+    address = os.environ.get("SYNCREC_REPORTS_PAGE")
+    if not address and has_server(settings) and not _noted(settings.state / REPORTS_PAGE):
+        return ""
+    return (address or known_reports_page(settings)).rstrip("/") + f"/{name}"
 
 
 def run_link(settings: Settings, experiment_id: str, run_id: str, artifact: str = "") -> str:

@@ -1,6 +1,6 @@
-"""The web pages, behind `make up` and `make down`: Airflow and MLflow on this machine only.
+"""The web pages, behind `make up` and `make down`: Airflow, MLflow and the nights' reports on this machine only.
 
-    python -m jobs.pages up [--airflow-port 8080] [--mlflow-port 5000]
+    python -m jobs.pages up [--airflow-port 8080] [--mlflow-port 5000] [--reports-port 8090]
     python -m jobs.pages down
 
 Airflow's parts are started one by one, not by `airflow standalone`: that one would open two log servers to all
@@ -30,12 +30,13 @@ import psutil
 from jobs.command import one_line
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.links import PAGE, experiment_path, known_page
+from jobs.links import PAGE, REPORTS_PAGE, experiment_path, has_server, known_page, known_reports_page
 from jobs.mlflow_store import make_store
 from jobs.night_files import write_whole
 from jobs.nightly import config_file
-from jobs.orchestrator import airflow_environment, airflow_program, end_families, make_option, prepare
+from jobs.orchestrator import REPOSITORY, airflow_environment, airflow_program, end_families, make_option, prepare
 from jobs.private import hide, private_files, without_password
+from jobs.report_server import HEALTH
 from jobs.settings import Settings, load_settings, make_folder
 
 HOST = "127.0.0.1"
@@ -74,7 +75,7 @@ class Pages:
         self.settings, self.config = settings, config
         self._file = settings.state / "pages.json"
         self._logs = settings.state / "logs"
-        self._former = ""  # where MLflow was before this call
+        self._former: dict[str, str] = {}  # where MLflow and the reports were before this call
 
     def running(self) -> list[Server]:
         """The servers that run now."""
@@ -84,7 +85,9 @@ class Pages:
             return []
         return [server for server in (Server(**values) for values in kept) if server.alive()]
 
-    def up(self, *, airflow_port: int, mlflow_port: int, patience: float = PATIENCE_SECONDS) -> list[Server]:
+    def up(
+        self, *, airflow_port: int, mlflow_port: int, reports_port: int, patience: float = PATIENCE_SECONDS
+    ) -> list[Server]:
         """Start what does not run yet and wait until it answers.
 
         Raises
@@ -97,19 +100,21 @@ class Pages:
             return servers
         if self.settings.warehouse.exists():
             Lakehouse(self.settings)  # an older state is brought to today's form, a newer one refused
-        own_mlflow = not self.settings.tracking_uri.startswith(("http:", "https:"))
+        own_mlflow = not has_server(self.settings)
         ports = {"AIRFLOW_PORT": airflow_port} | ({"MLFLOW_PORT": mlflow_port} if own_mlflow else {})
+        ports["REPORTS_PORT"] = reports_port
         _need_free(ports, f"make up{make_option(self.config)}")
         make_folder(self._logs, "state_dir")
         environment = _pages_environment(airflow_environment(self.settings, self.config), airflow_port)
+        self._former = {"reports": known_reports_page(self.settings)}
         if own_mlflow:
-            self._former = known_page(self.settings)
-            write_whole(
-                self.settings.state / PAGE, f"http://{HOST}:{mlflow_port}\n"
-            )  # for links of all later nights
+            self._former["mlflow"] = known_page(self.settings)
+            write_whole(self.settings.state / PAGE, f"http://{HOST}:{mlflow_port}\n")  # for links of later nights
+        write_whole(self.settings.state / REPORTS_PAGE, f"http://{HOST}:{reports_port}\n")
         prepare(environment)
         try:
             self._start_all(environment, airflow_port, mlflow_port if own_mlflow else None)
+            self._start_reports(reports_port)
             self._wait_healthy(patience)
         except BaseException:
             self.down()
@@ -147,6 +152,13 @@ class Pages:
         }
         self._start("mlflow", command, environment, f"http://{HOST}:{port}")
 
+    def _start_reports(self, port: int) -> None:
+        folder = self.settings.state / "reports"
+        make_folder(folder, "state_dir")
+        command = [sys.executable, "-m", "jobs.report_server", f"--folder={folder}", f"--port={port}"]
+        environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+        self._start("reports", command, environment, f"http://{HOST}:{port}")
+
     def _start(self, name: str, command: list[str], environment: Mapping[str, str], address: str = "") -> None:
         log = self._logs / f"{name}.log"
         with log.open("a", encoding="utf-8") as out:
@@ -167,6 +179,7 @@ class Pages:
         checks: dict[str, tuple[str, Callable[[str], bool]]] = {
             "airflow": ("/api/v2/monitor/health", _airflow_is_healthy),
             "mlflow": ("/health", bool),
+            "reports": (HEALTH, bool),
         }
         started = self.running()
         waiting = {server.name for server in started if server.address}
@@ -201,13 +214,16 @@ class Pages:
             f"MLflow   {mlflow}/{path}    experiment {self.settings.mlflow.experiment}, model "
             f"{self.settings.mlflow.model_name}",
             f"Airflow  {addresses.get('airflow', 'not running')}    user admin, password in {passwords}",
-            f"Both listen on this machine only. {paused}.",
+            f"Reports  {addresses.get('reports', 'not running')}/    the page of each night, newest first",
+            f"All listen on this machine only. {paused}.",
             "Airflow shows its Triggerer in red: no task here needs one, so none runs.",
             f"Logs: {self._logs}. Stop them with: make down",
         ]
-        if self._former not in ("", addresses.get("mlflow")) and (self.settings.state / "reports").exists():
+        moved = {name: was for name, was in self._former.items() if was != addresses.get(name)}
+        if moved and any((self.settings.state / "reports").glob("*.html")):
             lines.append(
-                f"Links to MLflow in Airflow's tasks of earlier nights lead to {self._former}, where none runs now."
+                f"Links in Airflow's tasks of earlier nights lead to {' and '.join(moved.values())}, where nothing "
+                "runs now."
             )
         return lines
 
@@ -298,6 +314,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, help="settings file; default $SYNCREC_CONFIG, else syncrec.toml")
     parser.add_argument("--airflow-port", type=int, default=8080)
     parser.add_argument("--mlflow-port", type=int, default=5000)
+    parser.add_argument("--reports-port", type=int, default=8090)
     arguments = parser.parse_args(argv)
     try:
         private_files()
@@ -310,7 +327,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"stopped {stopped} servers" if stopped else "no pages were running")
             return 0
         print("starting the web pages (half a minute to a minute) ...", flush=True)
-        pages.up(airflow_port=arguments.airflow_port, mlflow_port=arguments.mlflow_port)
+        pages.up(
+            airflow_port=arguments.airflow_port,
+            mlflow_port=arguments.mlflow_port,
+            reports_port=arguments.reports_port,
+        )
         print("\n".join(pages.describe()))
         return 0
     except JobError as error:

@@ -22,7 +22,7 @@ import jinja2
 from jobs.analytics import write_analytics
 from jobs.command import Run, one_line, run_job
 from jobs.errors import JobError, PublishConflict
-from jobs.links import run_link, tell_links
+from jobs.links import report_link, run_link, tell_links
 from jobs.mlflow_store import no_store
 from jobs.night_files import write_whole
 from jobs.query import connect, open_lakehouse
@@ -134,7 +134,8 @@ def attach_to_mlflow(settings: Settings, ds: date, run_id: str | None, file: Pat
         link = artifact_link(client, mlflow_run, f"report/{file.name}", "how the night went")
         add_facts(client, mlflow_run, {"Report": link})
         pages = (settings, experiment.experiment_id, mlflow_run)
-        tell_links(run=run_link(*pages), report=run_link(*pages, artifact=f"report/{file.name}"))
+        copy_link = run_link(*pages, artifact=f"report/{file.name}")
+        tell_links(run=run_link(*pages), report=report_link(settings, file.name) or copy_link)
     except Exception as error:  # MLflow raises what its store raises; the report stands without it
         log.warning("report: not attached to MLflow: %s", one_line(error, 200))
         return False
@@ -181,7 +182,7 @@ def job(run: Run) -> str:
         write_whole(file, render("night", **facts, figures=figures))
         link_neighbours(folder, run.ds)
         write_index(connection, folder)
-    tell_links(report=file.as_uri())  # until it is among MLflow's artifacts
+    tell_links(report=report_link(run.settings, file.name) or file.as_uri())
     run_id = facts["night"]["run_id"] if facts["night"] else run.run_id
     attach_to_mlflow(run.settings, run.ds, run_id, file)
     write_analytics(run.settings)

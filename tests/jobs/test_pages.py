@@ -21,7 +21,7 @@ import psutil
 import pytest
 
 from jobs.errors import JobError
-from jobs.links import PAGE, mlflow_page
+from jobs.links import PAGE, REPORTS_PAGE, mlflow_page, report_link
 from jobs.orchestrator import REPOSITORY, _true_start
 from jobs.pages import Pages, Server, _airflow_is_healthy, _pages_environment, main
 from jobs.settings import Settings
@@ -39,15 +39,16 @@ def test_all_taken_ports_are_said_at_once_with_a_command_that_names_free_ones(
 ) -> None:
     config = tmp_path / "my shop.toml"
     with ExitStack() as sockets:
-        airflow, mlflow = listening(sockets), listening(sockets)
-        with pytest.raises(JobError, match=f"ports {airflow} and {mlflow} are in use") as refused:
-            Pages(settings(), config).up(airflow_port=airflow, mlflow_port=mlflow)
-        said = re.search(r"make up CONFIG='(.+)' AIRFLOW_PORT=(\d+) MLFLOW_PORT=(\d+) ", str(refused.value))
+        airflow, mlflow, reports = listening(sockets), listening(sockets), listening(sockets)
+        with pytest.raises(JobError, match=f"ports {airflow} and {mlflow} and {reports} are in use") as refused:
+            Pages(settings(), config).up(airflow_port=airflow, mlflow_port=mlflow, reports_port=reports)
+        wanted = r"make up CONFIG='(.+)' AIRFLOW_PORT=(\d+) MLFLOW_PORT=(\d+) REPORTS_PORT=(\d+) "
+        said = re.search(wanted, str(refused.value))
         assert said and said[1] == str(config)
-        free = {int(said[2]), int(said[3])}
-        assert len(free) == 2 and not free & {airflow, mlflow}
+        free = {int(said[n]) for n in (2, 3, 4)}
+        assert len(free) == 3 and not free & {airflow, mlflow, reports}
         with pytest.raises(JobError, match=f"port {mlflow} is in use.* AIRFLOW_PORT=\\d+ MLFLOW_PORT=\\d+ "):
-            Pages(settings(), config).up(airflow_port=min(free), mlflow_port=mlflow)
+            Pages(settings(), config).up(airflow_port=min(free), mlflow_port=mlflow, reports_port=max(free))
 
 
 def test_down_says_when_nothing_ran(
@@ -141,6 +142,21 @@ def test_links_of_later_nights_lead_where_the_pages_were_last(
     assert mlflow_page(project) == "http://127.0.0.1:5001"
     monkeypatch.setenv("SYNCREC_MLFLOW_PAGE", "https://mlflow.shop.example/")
     assert mlflow_page(project) == "https://mlflow.shop.example"
+
+
+def test_every_night_has_an_address_of_its_page(
+    settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SYNCREC_REPORTS_PAGE", raising=False)
+    project, name = settings(), "2024-01-30.html"
+    served = settings(mlflow={"tracking_uri": "https://mlflow.shop.example"})
+    assert report_link(project, name) == f"http://127.0.0.1:8090/{name}"
+    assert report_link(served, name) == "", "MLflow has a copy, and who knows where this machine is"
+    project.state.mkdir(parents=True)
+    (project.state / REPORTS_PAGE).write_text("http://127.0.0.1:8091\n")
+    assert report_link(project, name) == report_link(served, name) == f"http://127.0.0.1:8091/{name}"
+    monkeypatch.setenv("SYNCREC_REPORTS_PAGE", "https://nights.shop.example/")
+    assert report_link(project, name) == report_link(served, name) == f"https://nights.shop.example/{name}"
 
 
 def test_a_night_in_the_foreground_lasts_as_long_as_its_tasks(tmp_path: Path) -> None:
