@@ -13,7 +13,7 @@ import os
 import time
 from dataclasses import asdict, dataclass, replace
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F
 
+from benchmarks.peers import weightings
 from benchmarks.planted_data import Splits, cut, planted_log, sample_settings
 from benchmarks.planted_variants import VARIANTS
 from jobs.code_version import code_version
@@ -48,6 +49,7 @@ VIEWS = ("cross", "single", "blend")
 # A setting that came later, at the value that computes what was computed before it, changes no cell: list it here.
 BEFORE: dict[str, Any] = {"model.start": "random", "model.neighbours": 0, "model.fit_blend": False}
 _CASES_AT_ONCE = 256
+RULES = {row.name: row for row in weightings.PEERS if isinstance(row, weightings.Driven | weightings.ByUncertainty)}
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Experiment:
             "training": self.training(cell.seed).to_dict() | {"threads": 0},
         }
         values |= {f"{part}.{name}": value for part, found in parts.items() for name, value in found.items()}
+        if rule := VARIANTS[cell.variant].rule:
+            values["rule"] = rule
         plain: dict[str, Any] = json.loads(json.dumps(values, default=str))
         missing = object()
         return {name: value for name, value in plain.items() if BEFORE.get(name, missing) != value}
@@ -164,9 +168,14 @@ def train(experiment: Experiment, cell: Cell) -> Result:
     splits = experiment.splits(cell)
     config = experiment.training(cell.seed)
     torch.manual_seed(config.seed)
-    model = SyNCRec(experiment.model(cell.variant), splits.train.domains, splits.train.n_items)
+    rule = RULES.get(VARIANTS[cell.variant].rule or "")
+    own = experiment.model(cell.variant)
+    model = rule.build(own, splits.train) if rule else SyNCRec(own, splits.train.domains, splits.train.n_items)
     repeats = [domain for domain in splits.train.domains if domain in experiment.settings.repeating_domains]
-    fitted = fit(model, splits.train, splits.valid, config, checkpoint=checkpoint, repeats=repeats, progress=False)
+    fitted = fit(
+        model, splits.train, splits.valid, config, checkpoint=checkpoint, repeats=repeats, progress=False,
+        on_epoch=partial(rule.on_epoch, model) if rule else None,
+    )  # fmt: skip
     chosen = fitted.epochs[fitted.best_epoch - 1]
     arrays: dict[str, Array] = {}
     for split, data, rank in (("valid", splits.valid, cross_fitted_ranks), ("test", splits.test, rank_cases)):
@@ -182,7 +191,7 @@ def train(experiment: Experiment, cell: Cell) -> Result:
         "epochs": len(fitted.epochs),
         "train": {d: {k: v[k] for k in ("ntg_loss", "lambda", "weight")} for d, v in chosen.domains.items()},
         "by_epoch": [
-            {d: {k: v[k] for k in ("ntg_loss", "lambda", "ntg_ndcg")} for d, v in report.domains.items()}
+            {d: {k: v[k] for k in ("ntg_loss", "lambda", "weight", "ntg_ndcg")} for d, v in report.domains.items()}
             for report in fitted.epochs
         ],
         "alpha": model.correction.alpha.item(),

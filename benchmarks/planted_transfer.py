@@ -31,12 +31,11 @@ from benchmarks.planted_tables import (
     transfer_table,
     twin_table,
 )
-from benchmarks.planted_variants import ABLATION, ALONE, DEFAULT, VARIANTS, same_as
+from benchmarks.planted_variants import ABLATION, ALONE, CORRECTIONS, DEFAULT, VARIANTS, same_as
 from jobs.sample import PLANTED, SAMPLE_VERSION
 from jobs.settings import load_settings
 
 FIRST_SEED = 7  # the sample project's own
-CORRECTIONS = ("bounded", "paper")
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "benchmarks" / "planted-transfer.md"
 MARKS = ("<!-- make bench-planted writes from here -->", "<!-- to here -->")

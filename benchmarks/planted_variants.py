@@ -12,22 +12,33 @@ from typing import Any
 ALONE = "alone"
 DEFAULT = "uniform"
 PUBLISHED = "published"
+UNIFORM, BOUNDED = {"correction": "uniform"}, {"correction": "bounded"}
 SHARED = {"n_experts": 1, "n_cross_experts": 0, "stop_gradient": False}  # without ACMoE
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What differs from the sample project's model, or, with a preset, from that preset in the project's size."""
+    """What differs from the sample project's model, or, with a preset, from that preset in the project's size.
+
+    rule: a row of benchmarks/peers/weightings.py, whose rule weighs the cross losses.
+    """
 
     words: str
     changes: dict[str, Any] = field(default_factory=dict)
     preset: str | None = None
+    rule: str | None = None
 
 
 VARIANTS: dict[str, Variant] = {
     DEFAULT: Variant("the default with uniform weights", {"correction": "uniform"}),
     "bounded": Variant("the default, lambda bounded", {"correction": "bounded"}),
     "paper": Variant("the default, lambda as printed", {"correction": "paper"}),
+    "by-ndcg": Variant("the default, bounded by the gap in NDCG@10 on validation", BOUNDED, rule="default.by-ndcg"),
+    "by-conflict": Variant("the default, bounded by gradients that disagree", BOUNDED, rule="default.by-conflict"),
+    "by-uncertainty": Variant(
+        "the default, weights learned from the losses' size", UNIFORM, rule="default.by-uncertainty"
+    ),
+    "by-uncertainty-mean-1": Variant("the same, scaled to mean 1", UNIFORM, rule="default.by-uncertainty-mean-1"),
     "no-mim": Variant("the default without SC-MIM", {"correction": "uniform", "mim": False}),
     "no-acmoe": Variant("the default without ACMoE: one shared Transformer", {"correction": "uniform", **SHARED}),
     "acmoe": Variant(
@@ -40,8 +51,9 @@ VARIANTS: dict[str, Variant] = {
     "published-no-acmoe": Variant("the paper's without ACMoE", SHARED, "paper"),
     ALONE: Variant("per domain a twin that knows that domain only", {"correction": "uniform"}),
 }
+CORRECTIONS = ("bounded", "paper", "by-ndcg", "by-conflict", "by-uncertainty", "by-uncertainty-mean-1")
 ABLATION = {  # whole model -> what is compared with it
-    DEFAULT: ("no-mim", "no-acmoe", "acmoe", "bounded", "paper"),
+    DEFAULT: ("no-mim", "no-acmoe", "acmoe", *CORRECTIONS),
     PUBLISHED: ("published-no-ntg", "published-no-mim", "published-no-acmoe"),
 }
 
@@ -53,4 +65,5 @@ def same_as(name: str, model: Callable[[str], Any]) -> str:
     """
     if name == ALONE:
         return name
-    return next(other for other in VARIANTS if other != ALONE and model(other) == model(name))
+    own = (model(name), VARIANTS[name].rule)
+    return next(other for other in VARIANTS if other != ALONE and (model(other), VARIANTS[other].rule) == own)

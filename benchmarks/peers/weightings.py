@@ -9,14 +9,13 @@ Shapes: D domains, N cross tokens, C channels, V items of all domains.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.peers.ours import SHARED, Ours
-from benchmarks.quality.data import QualityData
 from syncrec_model import EpochReport, Losses, ModelConfig, SyNCRec
 from syncrec_model.batches import TrainingBatch
 from syncrec_model.distributed import sum_over_ranks
@@ -28,6 +27,18 @@ CONFLICT_MOMENTUM = 0.9
 DIVIDED = {"n_experts": 4, "n_cross_experts": 2, "stop_gradient": True}  # ACMoE
 BOUNDED = {"correction": "bounded"}
 UNIFORM = {"correction": "uniform"}
+
+
+class Catalogue(Protocol):
+    """What a model is built for: QualityData, or a SequenceSet."""
+
+    @property
+    def domains(self) -> Sequence[str]:
+        """Their names."""
+
+    @property
+    def n_items(self) -> Sequence[int]:
+        """How many items each has."""
 
 
 class DrivenCorrection(LossCorrection):
@@ -49,7 +60,7 @@ class DrivenSyNCRec(SyNCRec):
 
     correction: DrivenCorrection
 
-    def __init__(self, config: ModelConfig, data: QualityData) -> None:
+    def __init__(self, config: ModelConfig, data: Catalogue) -> None:
         super().__init__(config, data.domains, data.n_items)
         self.correction = DrivenCorrection(len(data.domains), config)
 
@@ -59,7 +70,7 @@ class Driven(Ours):
 
     by_epoch: Mapping[str, str] = {**Ours.by_epoch, "driver_by_epoch": "driver"}
 
-    def build(self, config: ModelConfig, data: QualityData) -> SyNCRec:
+    def build(self, config: ModelConfig, data: Catalogue) -> SyNCRec:
         """Return the fresh model."""
         return DrivenSyNCRec(config, data)
 
@@ -103,7 +114,7 @@ class ConflictSyNCRec(DrivenSyNCRec):
 
     steps: Tensor
 
-    def __init__(self, config: ModelConfig, data: QualityData) -> None:
+    def __init__(self, config: ModelConfig, data: Catalogue) -> None:
         super().__init__(config, data)
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
 
@@ -157,7 +168,7 @@ def agreement(gradients_DP: Tensor) -> Tensor:
 class ByConflict(Driven):
     """Where a domain's gradient opposes that of the others, its cross loss weighs less. Two domains weigh alike."""
 
-    def build(self, config: ModelConfig, data: QualityData) -> SyNCRec:
+    def build(self, config: ModelConfig, data: Catalogue) -> SyNCRec:
         """Return the fresh model."""
         return ConflictSyNCRec(config, data)
 
@@ -190,7 +201,7 @@ class UncertainSyNCRec(SyNCRec):
 
     correction: UncertainCorrection
 
-    def __init__(self, config: ModelConfig, data: QualityData, *, mean_one: bool) -> None:
+    def __init__(self, config: ModelConfig, data: Catalogue, *, mean_one: bool) -> None:
         super().__init__(config, data.domains, data.n_items)
         self.correction = UncertainCorrection(len(data.domains), config, mean_one=mean_one)
 
@@ -212,7 +223,7 @@ class ByUncertainty(Ours):
         super().__init__(name, **options)
         self.mean_one = mean_one
 
-    def build(self, config: ModelConfig, data: QualityData) -> SyNCRec:
+    def build(self, config: ModelConfig, data: Catalogue) -> SyNCRec:
         """Return the fresh model."""
         return UncertainSyNCRec(config, data, mean_one=self.mean_one)
 

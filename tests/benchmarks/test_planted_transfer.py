@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import planted_transfer as bench
-from benchmarks.planted_cells import BEFORE, Cell, Experiment, Result, read
+from benchmarks.planted_cells import BEFORE, Cell, Experiment, Result, read, train
 from benchmarks.planted_data import PlantedLog, cut, first_night, planted_log, sample_settings
 from benchmarks.planted_figures import ablation, across_seeds, guard, loss_gap, rival_gap, view_gap
 from benchmarks.planted_tables import ablation_table, guard_lines
@@ -199,6 +199,20 @@ def test_the_variants_are_the_papers_parts_one_by_one(settings: Settings, tmp_pa
     assert today.model("paper") == replace(default, correction="paper")
     named = [name for whole, parts in ABLATION.items() for name in (whole, *parts)]
     assert sorted([*named, "alone"]) == sorted(VARIANTS)
+
+
+def test_a_rule_weighs_the_domains_and_is_a_model_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    today = replace(experiment(settings, tmp_path), users=100, epochs=3, threads=1, options={"channels": 8})
+    rules = ("by-ndcg", "by-conflict", "by-uncertainty", "by-uncertainty-mean-1")
+    cells = [Cell(name, 7) for name in ("uniform", "bounded", *rules)]
+    assert len({today.file(cell) for cell in cells}) == len(cells)
+    assert all(same_as(name, today.model) == name for name in rules)
+    epochs = {name: train(today, Cell(name, 7)).figures["by_epoch"] for name in rules}
+    found = {name: [domain["weight"] for domain in epochs[name][-1].values()] for name in rules}
+    for name in ("by-ndcg", "by-conflict"):
+        assert max(found[name]) > 1 > min(found[name]) and np.mean(found[name]) == pytest.approx(1, abs=1e-5)
+    assert max(found["by-uncertainty"]) < 1, "a loss of several nats settles at a weight below 1"
+    assert found["by-uncertainty-mean-1"] == pytest.approx([1] * 5, abs=1e-3), "the first steps are alike"
 
 
 def test_the_ablation_compares_seed_by_seed_on_the_same_cases() -> None:
