@@ -23,6 +23,8 @@ from datetime import date
 from itertools import groupby
 from pathlib import Path
 
+from pyiceberg.expressions import In
+
 from jobs.analytics import refresh
 from jobs.command import one_line, start_logging
 from jobs.errors import JobError
@@ -35,9 +37,12 @@ from jobs.night_plan import table_days
 from jobs.nightly import locked
 from jobs.private import private_files
 from jobs.query import open_lakehouse
+from jobs.schemas import INTERACTIONS
 from jobs.settings import Settings, load_settings
 
 log = logging.getLogger("syncrec")
+NAMED = 10
+"""So many ids that were not found are named."""
 IN_PROGRESS = 24 * 3600
 """Seconds after its last sign of life up to which a night that is not published counts as in progress."""
 MODELS = (
@@ -82,6 +87,24 @@ def find_work(settings: Settings, people: People) -> list[Work]:
         for path in find_logs(settings, people)
     ]
     return work
+
+
+def without_events(lakehouse: Lakehouse, people: People) -> list[str]:
+    """The ids of whom `interactions` holds no event: never seen, forgotten before, or written in another way."""
+    snapshot = lakehouse.current_snapshot(INTERACTIONS.name)
+    if snapshot is None:
+        return sorted(people.ids)
+    rows = lakehouse.read_arrow(INTERACTIONS.name, snapshot, In("user_id", people.ids), ("user_id",))
+    return sorted(people.ids - set(rows["user_id"].to_pylist()))
+
+
+def _strangers(ids: Sequence[str], people: People) -> str:
+    """Some of several ids were not found: said, or a request would be taken for fulfilled. "" where all were."""
+    if not ids or len(people.ids) == 1:
+        return ""
+    named = ", ".join(map(repr, ids[:NAMED])) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
+    none = "NO EVENT of any of the ids" if len(ids) == len(people.ids) else f"NO EVENT of {len(ids)} of the ids"
+    return f" {none}, {named}: forgotten before, or not written as in the landing files (quotation marks, letters)?"
 
 
 def in_words(table: Found) -> str:
@@ -130,6 +153,7 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
                 "end it, or give --even-so, which makes it begin anew"
             )
         work = find_work(settings, people)
+        strangers = _strangers(without_events(lakehouse, people), people)
         scratch = find_scratch(settings)
         for one in work:
             log.info("%s: %s%s", one.where, one.what, "" if yes else " would be removed")
@@ -138,7 +162,7 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
         if not yes:
             hold = "1 place holds" if len(work) == 1 else f"{len(work)} places hold"
             how = f"{unfinished}: end it first, or --yes --even-so" if unfinished else "--yes removes it"
-            return f"{hold} them; nothing was removed: {how}. {MODELS}"
+            return f"{hold} them; nothing was removed: {how}.{strangers} {MODELS}"
         for notes in open_notes:
             notes.unlink(missing_ok=True)
         for one in work:
@@ -152,7 +176,7 @@ def forget(settings: Settings, people: People, *, yes: bool, even_so: bool = Fal
     if not work:
         return f"{NOTHING}.{unsearched}" if unsearched else NOTHING
     done = f"{_count(len(work), 'place')} cleared, nothing is left"
-    return f"{done}. {MODELS}.{unsearched} The next night builds all sequences and lists anew"
+    return f"{done}.{strangers} {MODELS}.{unsearched} The next night builds all sequences and lists anew"
 
 
 def nights_in_progress(lakehouse: Lakehouse) -> list[Path]:
@@ -170,7 +194,12 @@ def read_people(ids: Sequence[str], source: str | None) -> People:
     """The ids of the command line and of a file."""
     named = set(ids)
     if source:
-        text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        try:
+            text = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise JobError(
+                f"--users-from: no such file {source}: give one with an id a line, or - for stdin"
+            ) from None
         named |= {line.strip() for line in text.splitlines() if line.strip()}
     return People(frozenset(named))
 

@@ -15,7 +15,7 @@ from jobs.lakehouse import Lakehouse
 from jobs.night_log import NightEnd
 from jobs.orchestrator import make_option
 from jobs.settings import Settings
-from jobs.transfer_words import Transfer, transfer_in_words
+from jobs.transfer_words import hurt_text
 
 FIRST_QUERY = "sql/queries/ntg_by_day.sql"
 
@@ -31,7 +31,7 @@ def closing_lines(
     yield f"night {ds} is published, {seconds:.0f} s"
     yield f"  recommendations  {count:,} rows"
     yield f"  model            {model_text(night)}"
-    yield f"  NTG per domain   {ntg_text(metrics, settings.domain_names)}"
+    yield f"  NTG per domain   {ntg_text(metrics, settings.domain_names, str(night['served_version']))}"
     if served := served_text(metrics, settings.domain_names, str(night["served_version"])):
         yield f"  what is served   {served}"
     if said := hurt_text(metrics, settings.domain_names, str(night["served_version"])):
@@ -60,10 +60,11 @@ def model_text(night: dict[str, Any]) -> str:
     return f"version {night['served_version']} scored; {decision}: {night['reason']}"
 
 
-def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str]) -> str:
+def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], version: str) -> str:
     """The negative transfer gap of each domain in NDCG@10, as one line; a star marks a clear one.
 
-    The challenger's where there is one, else the champion's; as in `sql/queries/ntg_by_day.sql`.
+    The challenger's where there is one, else the champion's; as in `sql/queries/ntg_by_day.sql`. version: the one
+    that serves; another is named.
     """
     best: dict[str, dict[str, Any]] = {}
     for row in metrics:
@@ -72,7 +73,9 @@ def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str]) -> str:
     told = [f"{domain} {_gap(best[domain])}" for domain in domains if domain in best]
     if not told:
         return "not measured tonight"
-    return ", ".join(told) + "   (NDCG@10, cross view less single; * clear)"
+    measured = {str(row["model_version"]) for row in best.values()} - {version}
+    of = f" of version {measured.pop()}, trained tonight" if measured else ""
+    return ", ".join(told) + f"   (NDCG@10, cross view less single{of}; * clear)"
 
 
 def served_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], version: str) -> str:
@@ -89,27 +92,6 @@ def served_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], versi
         if domain in gains
     ]
     return ", ".join(told) + "   (the view that validation chose, less single)" if told else ""
-
-
-def hurt_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], version: str) -> str:
-    """Which domains the others hurt, in a sentence; "" where the version that serves was not measured tonight."""
-    own = [row for row in metrics if str(row["model_version"]) == version]
-    served, cross = (
-        {
-            row["domain"]: (row["low"], row["high"])
-            for row in own
-            if row["metric"] == metric and row["split"] == "test"
-        }
-        for metric in ("ntg_served", "ntg_ndcg")
-    )
-    views = {row["domain"]: row["view"] for row in own if (row["metric"], row["split"]) == ("ntg_served", "valid")}
-    return transfer_in_words(
-        {
-            name: Transfer(served[name], cross.get(name, (None, None)), views.get(name) or "")
-            for name in domains
-            if name in served
-        }
-    )
 
 
 def _served(gain: dict[str, Any], view: str) -> str:

@@ -244,7 +244,13 @@ def _pages_environment(environment: Mapping[str, str], port: int) -> dict[str, s
 
 
 def _need_free(ports: Mapping[str, int], command: str) -> None:
-    """Refuse ports that are taken, all in one line, with a command that names free ones."""
+    """Refuse ports that are none, given twice, or taken: then with a command that names free ones."""
+    for variable, port in ports.items():
+        if not 0 < port < 65536:
+            raise JobError(f"{variable}={port}: a port is a whole number from 1 to 65535")
+    if len(set(ports.values())) < len(ports):
+        told = " ".join(f"{variable}={port}" for variable, port in ports.items())
+        raise JobError(f"{told}: each needs a port of its own")
     taken = list(dict.fromkeys(str(port) for port in ports.values() if not _is_free(port)))
     if not taken:
         return

@@ -15,7 +15,7 @@ from jobs.report_problems import name_log, problems
 from jobs.schemas import INTERACTIONS, ROLLED_BACK
 from jobs.sql_views import SQL
 from jobs.step_times import FAILED, NOT_ENDED
-from jobs.transfer_words import Transfer, transfer_in_words
+from jobs.transfer_words import Transfer, hurt_text, transfer_in_words
 
 Row = dict[str, Any]
 NIGHTS_IN_FIGURES = 30
@@ -86,21 +86,48 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
             " order by domain, arm, rank",
             user=user["user_id"],
         )
-    own = [row for row in facts["transfer"] if row["domain"] in domains]
-    facts["in_words"] = transfer_in_words({row["domain"]: _transfer(row) for row in own})
     facts["audits"] = [row for row in every_audit if row["newest"]]
     facts["stopped"] = [row for row in every_audit if not row["newest"] and not row["success"]]
     facts["account"] = _account(facts["audits"])
     facts["unread"] = _unread(facts)
     facts["earlier"] = _earlier(measured, night)
     run_id = max((row["run_id"] for row in measured), default=None)  # as ntg_by_night and _quality choose
-    facts["epoch"] = _epoch(rows, night["run_id"] if night and not facts["earlier"] else run_id)
+    if night and not facts["earlier"]:
+        run_id = night["run_id"]
+    facts["epoch"] = _epoch(rows, run_id)
+    metrics = rows("select * from domain_metrics where ds = $ds and run_id = $run", run=run_id)
+    facts["in_words"], facts["serves_other"] = _in_words(facts, metrics, domains)
     for row in (*facts["steps"], *facts["arms"], *([night] if night else [])):
         for name in {"message", "reason"} & set(row):
             row[name] = name_log(row[name], logs, ds, row["run_id"])
     facts["again"] = night is not None and AGAIN in night["reason"]
     facts["problems"] = problems(facts, domains)
     return facts
+
+
+def _in_words(facts: Mapping[str, Any], metrics: Sequence[Row], domains: Sequence[str]) -> tuple[list[str], str]:
+    """Who is hurt, in sentences, and the version that serves where it is not the one that was trained, else "".
+
+    Users get the lists of the one that serves, so its sentence comes first.
+    """
+    own = [row for row in facts["transfer"] if row["domain"] in domains]
+    said = transfer_in_words({row["domain"]: _transfer(row) for row in own})
+    served = str(facts["night"]["served_version"] or "") if facts["night"] else ""
+    trained = str(own[0]["model_version"]) if own else served
+    if served in ("", trained) or not said:
+        return [said] if said else [], ""
+    ours = hurt_text(metrics, domains, served)
+    of_trained = said.replace("As served,", "if it served,")
+    return [*([f"Version {served}, which serves: {_small(ours)}"] if ours else []),
+            f"Version {trained}, trained {_when(facts)}: {of_trained}"], served  # fmt: skip
+
+
+def _small(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+def _when(facts: Mapping[str, Any]) -> str:
+    return str(facts["earlier"]["when"]) if facts["earlier"] else "tonight"
 
 
 def _transfer(row: Row) -> Transfer:

@@ -277,7 +277,7 @@ EXPERIMENTS = Table(
             "experiment",
             "string",
             "name of the experiment; it also decides who is in which arm",
-            example="wider-net",
+            example="challenger-1",
         ),
         Column("arm", "string", "champion or candidate", example="champion"),
         Column(
@@ -291,7 +291,7 @@ EXPERIMENTS = Table(
             "threshold",
             "string",
             "users whose md5(experiment || ':' || user_id) sorts before it are the candidate's, in hex",
-            example="80000000000000000000000000000000",
+            example="80000000",
         ),
         Column(
             "model_version", "string", "registry version of the arm's lists; null: none", optional=True, example="2"

@@ -425,6 +425,21 @@ class Settings(BaseSettings):
         return frozenset(name for name, domain in self.domains.items() if domain.repeats)
 
 
+OTHER_VARIABLES = frozenset(
+    f"SYNCREC_{name}"
+    for name in (
+        *("AIRFLOW", "ALERT_COMMAND", "CHAOS_HOME", "CHROMIUM", "CODE_VERSION", "CONFIG", "DEADLINE_HOURS", "DS"),
+        *("FULL", "GPU_QUEUE", "HOME", "JOBS_PYTHON", "LINKS", "LOG_LEVEL", "MLFLOW_PAGE", "PEERS", "RELEASED"),
+        *("REPORTS_PAGE", "RETRIES", "RETRY_SECONDS", "RUN_ID", "STACK", "UMASK"),
+    )
+)
+"""Variables of the environment that are no settings of the file: for the DAG, the pages, benchmarks, tests."""
+WRITTEN = {
+    "spark.driver_memory": "as a number and k, m, g or t, such as 4g",
+    "spark.master": "local[2], spark://host:7077, k8s://... or yarn",
+    "gate.metric": "hr, ndcg or mrr @5, @10 or @20, such as ndcg@10",
+}
+"""How some settings are written, for whom a pattern would say little."""
 RETIRED: dict[str, str] = {}
 """Settings of the past, e.g. "training.rounds", and what to do instead: said to whose file still has one."""
 
@@ -435,14 +450,42 @@ def _in_words(found: dict[str, Any], values: dict[str, Any]) -> str:
     source = _source_of(found["loc"], values)
     if found["type"] != "extra_forbidden":
         said = "is missing" if found["type"] == "missing" else found["msg"].removeprefix("Value error, ")
+        if found["type"] == "string_pattern_mismatch" and place in WRITTEN:
+            said = f"'{found['input']}' is not written {WRITTEN[place]}"
         named = source and said.startswith(source.strip(" ()"))
         return said if place == "file" else f"{place}{'' if named else source}: {said}"
     if place in RETIRED:
         return f"{place}: there is no such setting any more: {RETIRED[place]}"
-    name = str(found["loc"][-1])
-    known = [*Settings.model_fields] if len(found["loc"]) == 1 else _NAMES
-    meant = get_close_matches(name, [other for other in known if other != name], n=1)
-    return f"{place}{source}: there is no setting '{name}'" + (f": did you mean {meant[0]}?" if meant else "")
+    name, section = str(found["loc"][-1]), str(found["loc"][0])
+    said = f"{place}{source}: there is no setting '{name}'"
+    if len(found["loc"]) == 1:
+        meant = get_close_matches(name, Settings.model_fields, n=1)
+    else:
+        near = get_close_matches(name, _fields(section), n=1)
+        meant = near or get_close_matches(name, [other for other in _NAMES if other != name], n=1, cutoff=0.8)
+    if section in ("model", "training") and not (meant and meant[0] in _fields(section)):
+        return f"{said} here: options of the {section} go into [{section}.options]"
+    return said + (f": did you mean {meant[0]}?" if meant else "")
+
+
+def _fields(section: str) -> list[str]:
+    """The names that a section has; none where it is a list or a table of tables."""
+    kind = Settings.model_fields[section].annotation if section in Settings.model_fields else None
+    return [*kind.model_fields] if isinstance(kind, type) and issubclass(kind, BaseModel) else []
+
+
+def _misspelt_variable() -> str:
+    """What is wrong with a variable SYNCREC_... that stands for nothing, and what it may stand for; "" if none."""
+    known = {f"SYNCREC_{name.upper()}" for name in Settings.model_fields}
+    known |= {f"SYNCREC_{name}__{own}".upper() for name in Settings.model_fields for own in _fields(name)}
+    for name in sorted(map(str.upper, os.environ)):
+        section = name.removeprefix("SYNCREC_").partition("__")[0].lower()
+        passed = name in OTHER_VARIABLES or name.startswith("SYNCREC_TEST_") or section in Settings.model_fields
+        if name.startswith("SYNCREC_") and not passed:
+            meant = get_close_matches(name, known | OTHER_VARIABLES, n=1, cutoff=0.8)
+            said = f": did you mean {meant[0]}?" if meant else ""
+            return f"the variable {name} of the environment is no setting{said} (docs/configuration.md)"
+    return ""
 
 
 def _source_of(loc: tuple[Any, ...], values: dict[str, Any]) -> str:
@@ -479,8 +522,11 @@ def load_settings(path: str | Path | None = None) -> Settings:
             f"no configuration file {file}: give CONFIG=PATH to make, --config PATH to a job, or set SYNCREC_CONFIG"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        hint = "; a day is written 2024-03-01, text in quotes" if isinstance(error, tomllib.TOMLDecodeError) else ""
+        of_value = isinstance(error, tomllib.TOMLDecodeError) and "overwrite" not in str(error)
+        hint = "; a day is written 2024-03-01, text in quotes" if of_value else ""
         raise JobError(f"{file} is not valid TOML: {error}{hint}") from None
+    if said := _misspelt_variable():
+        raise JobError(said)
     try:
         settings = Settings(**values)
     except SettingsError as error:  # a variable that should hold JSON

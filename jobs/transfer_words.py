@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,30 @@ def transfer_in_words(domains: Mapping[str, Transfer]) -> str:
         known = all(measured[name].view for name in hurt)
         said += f" and serves {_listed(serving)}." if serving else ": it serves none of these." if known else "."
     return said
+
+
+def hurt_text(metrics: Iterable[Mapping[str, Any]], domains: Sequence[str], version: str) -> str:
+    """Which domains the others hurt under a version, in a sentence; "" where it was not measured tonight.
+
+    metrics: rows of domain_metrics of one run.
+    """
+    own = [row for row in metrics if str(row["model_version"]) == version]
+    served, cross = (
+        {
+            row["domain"]: (row["low"], row["high"])
+            for row in own
+            if row["metric"] == metric and row["split"] == "test"
+        }
+        for metric in ("ntg_served", "ntg_ndcg")
+    )
+    views = {row["domain"]: row["view"] for row in own if (row["metric"], row["split"]) == ("ntg_served", "valid")}
+    return transfer_in_words(
+        {
+            name: Transfer(served[name], cross.get(name, (None, None)), views.get(name) or "")
+            for name in domains
+            if name in served
+        }
+    )
 
 
 def _below(ends: tuple[float | None, float | None]) -> bool:

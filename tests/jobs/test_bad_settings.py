@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ CLICKS = {**SMALL["sources"][0], "name": "clicks", "files": "clicks*.csv", "clic
 WHOLE = {**SMALL, "sources": SMALL["sources"][:1], "click_sources": (CLICKS,),
          "experiment": {"name": "a", "candidate": "challenger"}, "sample": {}}  # fmt: skip
 ALL = list(wrong_values())
+WRONG_ON_PURPOSE = {"SYNCREC_SECTION__KEY", "SYNCREC_TEST"}
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -85,6 +88,47 @@ def test_a_wrong_variable_is_refused_and_named(
     monkeypatch.setenv(variable, value)
     with pytest.raises(JobError, match=re.escape(words)):
         load_settings(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("SYNCREC_TRAINING_WARM_START", ": did you mean SYNCREC_TRAINING__WARM_START?"),
+        ("SYNCREC_TRAININGS__WARM_START", ": did you mean SYNCREC_TRAINING__WARM_START?"),
+        ("SYNCREC_SCORNG__TOP_N", ": did you mean SYNCREC_SCORING__TOP_N?"),
+        ("syncrec_statedir", ": did you mean SYNCREC_STATE_DIR?"),
+        ("SYNCREC_CONFG", ": did you mean SYNCREC_CONFIG?"),
+        ("SYNCREC_OF_ANOTHER_KIND", " (docs"),
+    ],
+)
+def test_a_variable_that_stands_for_nothing_is_refused(
+    name: str, meant: str, monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    monkeypatch.setenv(name, "false")
+    with pytest.raises(
+        JobError, match=re.escape(f"the variable {name.upper()} of the environment is no setting{meant}")
+    ):
+        load_settings(file)
+
+
+def test_every_variable_that_the_repository_names_is_known(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    elsewhere = ["SYNCREC_[A-Z_]*[A-Z]", "--", ":!tests/jobs/test_bad_settings.py"]
+    listed = subprocess.run(["git", "grep", "-ohE", *elsewhere], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("no git checkout: which variables there are is asked of git")
+    names = set(listed.stdout.split()) - WRONG_ON_PURPOSE
+    assert {"SYNCREC_HOME", "SYNCREC_TRAINING__WARM_START", "SYNCREC_REPORTS_PAGE"} <= names
+    unknown = []
+    for name in sorted(names):
+        if name.partition("__")[0].removeprefix("SYNCREC_").lower() in Settings.model_fields:
+            continue
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "1")
+            try:
+                load_settings(file)
+            except JobError as error:
+                unknown += [name] if "is no setting" in str(error) else []
+    assert unknown == []
 
 
 @pytest.mark.parametrize(

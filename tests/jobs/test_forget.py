@@ -299,13 +299,31 @@ def test_a_second_run_finds_nothing(forgotten: Settings, capsys: pytest.CaptureF
     )
 
 
+def test_of_several_ids_those_of_whom_nothing_is_known_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = load_settings(write_config(tmp_path))
+    lakehouse = fill(settings)
+    events = lakehouse.read_arrow("interactions", lakehouse.current_snapshot("interactions"))
+    known = events["user_id"].to_pylist()[0]
+    requests = tmp_path / "requests.txt"
+    requests.write_text(f'{known}\nNOBODY12345\n"{known}"\n')
+    unknown = ", ".join(map(repr, [f'"{known}"', "NOBODY12345"]))
+    for arguments in ([], ["--yes"]):
+        assert command(settings, "--users-from", str(requests), *arguments) == 0
+        said = capsys.readouterr().out
+        assert f"NO EVENT of 2 of the ids, {unknown}: forgotten before, or not written as" in said
+        assert ("nothing is left" in said) == bool(arguments)
+    assert forget.without_events(lakehouse, People(frozenset({known, "x"}))) == sorted({known, "x"})
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         ([], "name at least one user"),
         (["--user-id", "__anyone__"], "is no user id"),
         (["--user-id", " ann"], "without blanks"),
-        (["--users-from", "/absent/file"], "No such file"),
+        (["--users-from", "/absent/file"], "no such file"),
     ],
 )
 def test_a_wrong_call_is_one_line(

@@ -98,6 +98,17 @@ MISTAKES: dict[str, Mistake] = {
         edited("[night]", "[training]\nepoch = 3\n[night]"), nightly.main, [],
         r"training.epoch: there is no setting 'epoch': did you mean epochs\?",
     ),
+    "an option where settings are": (
+        edited("[night]", "[training]\npatience = 4\n[night]"), nightly.main, [],
+        r"there is no setting 'patience' here: options of the training go into \[training.options\]",
+    ),
+    "a setting that is given twice": (
+        edited("[night]", "[night]\na = 1\na = 2\n[other]"), nightly.main, [], r"is not valid TOML: [^;]*$",
+    ),
+    "a size without its unit": (
+        edited("[night]", "[spark]\ndriver_memory = '4 GB'\n[night]"), nightly.main, [],
+        "'4 GB' is not written as a number and k, m, g or t, such as 4g",
+    ),
     "a section that is misspelt": (
         edited("[night]", "[trainig]\nepochs = 3\n[night]"), nightly.main, [], "did you mean training",
     ),

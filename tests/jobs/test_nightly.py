@@ -20,13 +20,14 @@ from pyiceberg.expressions import EqualTo
 from jobs import nightly
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.night_closing import closing_lines, failure_text, hurt_text, ntg_text, served_text
+from jobs.night_closing import closing_lines, failure_text, ntg_text, served_text
 from jobs.night_log import NightEnd, NightLog, StepEnd
 from jobs.night_plan import Plan, landing_days, plan_nights, sample_days, table_days
 from jobs.nightly import locked
 from jobs.orchestrator import end_families, logical_date
 from jobs.schemas import TABLES
 from jobs.settings import Sample, Settings, load_settings
+from jobs.transfer_words import hurt_text
 
 
 def days(first: int, last: int) -> list[date]:
@@ -240,7 +241,8 @@ def test_the_text_of_a_night_that_never_began_has_airflows_last_words() -> None:
 
 def test_ntg_is_the_challengers_where_there_is_one_and_marks_what_is_clear() -> None:
     def row(domain: str, role: str, value: float, low: float | None, high: float | None) -> dict[str, object]:
-        return {"domain": domain, "role": role, "metric": "ntg_ndcg", "value": value, "low": low, "high": high}
+        ends = {"low": low, "high": high, "model_version": "1"}
+        return {"domain": domain, "role": role, "metric": "ntg_ndcg", "value": value, **ends}
 
     rows = [
         row("books", "challenger", 0.0321, 0.01, 0.05),
@@ -250,11 +252,12 @@ def test_ntg_is_the_challengers_where_there_is_one_and_marks_what_is_clear() -> 
         row("games", "challenger", 0.0, None, None),
         row("books", "challenger", 7.0, 6.0, 8.0) | {"metric": "ntg_loss"},
     ]
-    text = ntg_text(rows, ("books", "toys", "coupons", "games", "absent"))
+    text = ntg_text(rows, ("books", "toys", "coupons", "games", "absent"), "1")
     assert text.startswith(
         "books +0.032*, toys -0.500*, coupons +0.100, games +0.000   (NDCG@10, cross view less single; * clear"
     )
-    assert ntg_text([], ("books",)) == "not measured tonight"
+    assert "less single of version 1, trained tonight; * clear)" in ntg_text(rows, ("books", "toys"), "7")
+    assert ntg_text([], ("books",), "1") == "not measured tonight"
 
 
 def test_the_line_of_what_is_served_is_of_the_version_that_serves() -> None:

@@ -51,6 +51,23 @@ def test_all_taken_ports_are_said_at_once_with_a_command_that_names_free_ones(
             Pages(settings(), config).up(airflow_port=min(free), mlflow_port=mlflow, reports_port=max(free))
 
 
+@pytest.mark.parametrize(
+    ("ports", "said"),
+    [
+        ((8080, 70000, 8090), "MLFLOW_PORT=70000: a port is a whole number from 1 to 65535"),
+        ((0, 5000, 8090), "AIRFLOW_PORT=0: a port"),
+        ((8080, 8080, 8090), "AIRFLOW_PORT=8080 MLFLOW_PORT=8080 REPORTS_PORT=8090: each needs a port of its own"),
+    ],
+)
+def test_ports_that_cannot_be_are_refused_before_anything_starts(
+    settings: Callable[..., Settings], tmp_path: Path, ports: tuple[int, int, int], said: str
+) -> None:
+    project = settings()
+    with pytest.raises(JobError, match=said):
+        Pages(project, tmp_path / "x.toml").up(airflow_port=ports[0], mlflow_port=ports[1], reports_port=ports[2])
+    assert not (project.state / "pages.json").exists() and not (project.state / PAGE).exists()
+
+
 def test_down_says_when_nothing_ran(
     settings: Callable[..., Settings], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_published_night_shows_decision_transfer_quality_data_lists_and_audits
     assert "promoted : served ndcg@10 rose in every domain" in text
     assert "books ▲ help +0.040 +0.030 to +0.050 +0.050" in text
     assert "toys ▼ hurt −0.020 −0.030 to −0.010" in text
+    assert "“Served” is what users get of it" in text and "which serves" not in text
     said = (
         "As served, no domain is clearly worse than its single view alone; books gains."
         " The cross view alone would hurt toys: it serves none of these."
@@ -191,6 +192,24 @@ def test_a_night_without_training_says_so(tmp_path: Path) -> None:
     put(lakehouse, "nights", D29, [night | again])
     assert main(["--config", str(config), "--ds", "2024-01-29"]) == 0
     assert "✓ Published, with 1 thing to look at." in page(config, D29).text, "as planned: nothing to look at"
+
+
+def test_what_users_get_is_told_of_the_version_that_serves_not_of_the_refused_one(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    lakehouse = fill(load_settings(config))
+    nights = lakehouse.read_arrow("nights", lakehouse.current_snapshot("nights")).to_pylist()
+    night = next(row for row in nights if row["ds"] == D30)
+    refused = {"served_version": "1", "decision": "refused", "reason": "the gate is on hold", "challenger": "2"}
+    put(lakehouse, "nights", D30, [night | refused])
+    assert main(["--config", str(config), "--ds", "2024-01-30"]) == 0
+    text = page(config, D30).text
+    assert "of the version trained tonight (version 2; users get the lists of version 1): above zero" in text
+    assert "“Served” is what users get where it serves" in text
+    ours = "Version 1, which serves: as served, no domain is clearly worse than its single view alone; books gains."
+    theirs = (
+        "Version 2, trained tonight: if it served, no domain is clearly worse than its single view alone; books"
+    )
+    assert ours in text and theirs in text and text.index(ours) < text.index(theirs)
 
 
 def test_a_night_that_another_run_published_names_the_run_that_was_stopped(tmp_path: Path) -> None:

@@ -31,8 +31,11 @@ def test_the_candidates_lists_are_clicked_more_by_the_planted_uplift() -> None:
         ratio = rate(lines, CANDIDATES) / rate(lines, frozenset(LISTS) - CANDIDATES)
         assert ratio == pytest.approx(1 + uplift, abs=0.1)
     assert lines == list(click_lines(LISTS, CANDIDATES, DAY, uplift=0.5, seed=7)), "the same gives the same"
+    without = {user: found for user, found in LISTS.items() if user != "u17"}
+    fewer = click_lines(without, CANDIDATES, DAY, uplift=0.5, seed=7)
+    assert list(fewer) == [line for line in lines if not line.startswith("u17,")], "the others' stay as they were"
     users = {line.split(",")[0] for line in lines}
-    assert 0.45 < len(users) / len(LISTS) < 0.55
+    assert 0.75 < len(users) / len(LISTS) < 0.85
     times = [datetime.fromtimestamp(int(line.split(",")[3]), UTC).date() for line in lines]
     assert set(times) == {DAY}
     assert len({tuple(line.split(",")[:4]) for line in lines}) == len(lines), "no impression twice"
@@ -56,7 +59,7 @@ def test_the_log_lies_in_the_landing_day_and_is_of_the_lists_before_it(settings:
     assert "about the lists of 2024-01-30, 4 users in the candidate's arm" in write_clicks(own, DAY, 0.2)
     folder = own.landing_path / DAY.isoformat()
     lines = (folder / "clicks.csv").read_text().splitlines()
-    assert lines[0] == HEADER and {line.split(",")[0] for line in lines[1:]} < {"ann", "bob", "cyd", "dan"}
+    assert lines[0] == HEADER and {line.split(",")[0] for line in lines[1:]} <= {"ann", "bob", "cyd", "dan"}
     assert {"books.csv", "_SUCCESS", "clicks.csv"} <= {file.name for file in folder.iterdir()}
 
 
