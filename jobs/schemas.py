@@ -277,7 +277,7 @@ EXPERIMENTS = Table(
             "experiment",
             "string",
             "name of the experiment; it also decides who is in which arm",
-            example="challenger-1",
+            example="first-test",
         ),
         Column("arm", "string", "champion or candidate", example="champion"),
         Column(
