@@ -14,6 +14,7 @@ from jobs.analytics import analytics_file
 from jobs.lakehouse import Lakehouse
 from jobs.night_log import NightEnd
 from jobs.orchestrator import make_option
+from jobs.schemas import CANDIDATE_ARM, SERVED
 from jobs.settings import Settings
 from jobs.transfer_words import hurt_text
 
@@ -31,6 +32,8 @@ def closing_lines(
     yield f"night {ds} is published, {seconds:.0f} s"
     yield f"  recommendations  {count:,} rows"
     yield f"  model            {model_text(night)}"
+    if tried := experiment_text(_rows(lakehouse, "experiments", ds)):
+        yield f"  experiment       {tried}"
     yield f"  NTG per domain   {ntg_text(metrics, settings.domain_names, str(night['served_version']))}"
     if served := served_text(metrics, settings.domain_names, str(night["served_version"])):
         yield f"  what is served   {served}"
@@ -58,6 +61,19 @@ def model_text(night: dict[str, Any]) -> str:
     if night["decision"] == "refused" and night["challenger"]:
         decision = f"version {night['challenger']} refused"
     return f"version {night['served_version']} scored; {decision}: {night['reason']}"
+
+
+def experiment_text(arms: Iterable[dict[str, Any]]) -> str:
+    """Who gets the candidate's lists, as one line; "" without an experiment. arms: rows of `experiments`."""
+    by_arm = {row["arm"]: row for row in arms}
+    if not (candidate := by_arm.get(CANDIDATE_ARM)):
+        return ""
+    name, users = candidate["experiment"], sum(row["users"] for row in by_arm.values())
+    if candidate["outcome"] != SERVED:
+        return f"{name}: the candidate was {candidate['outcome'].replace('_', ' ')}: {candidate['reason']}"
+    return (
+        f"{name}: {candidate['users']:,} of {users:,} users get the lists of version {candidate['model_version']}"
+    )
 
 
 def ntg_text(metrics: Iterable[dict[str, Any]], domains: Sequence[str], version: str) -> str:

@@ -162,11 +162,10 @@ def _write_sample(sample: Sample, landing: Path, plan: Plan) -> None:
 
     first = plan.bootstrap[0] if plan.bootstrap else plan.nights[0]
     wanted = SampleSettings(seed=sample.seed, n_users=sample.users, start=sample.start)
-    begun = time.monotonic()
-    write_days(landing, first, plan.nights[-1], settings=wanted)
-    print(
-        f"sample landing days {first} to {plan.nights[-1]} are there, {time.monotonic() - begun:.1f} s", flush=True
-    )
+    begun, last = time.monotonic(), plan.nights[-1]
+    write_days(landing, first, last, settings=wanted)
+    days = f"day {last} is" if first == last else f"days {first} to {last} are"
+    print(f"sample landing {days} there, {time.monotonic() - begun:.1f} s", flush=True)
 
 
 # --- the command line -----------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         settings = dict(_setting(text) for text in given.set)
         if given.epochs is not None:
+            if "epochs" in settings:
+                raise StudyError(f"--epochs {given.epochs} and --set epochs={settings['epochs']}: give one of them")
             settings["epochs"] = given.epochs
         result = study(
             given.log, preset=given.preset, settings=settings, seeds=given.seeds, out=given.out,

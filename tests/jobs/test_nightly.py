@@ -20,7 +20,7 @@ from pyiceberg.expressions import EqualTo
 from jobs import nightly
 from jobs.errors import JobError
 from jobs.lakehouse import Lakehouse
-from jobs.night_closing import closing_lines, failure_text, ntg_text, served_text
+from jobs.night_closing import closing_lines, experiment_text, failure_text, ntg_text, served_text
 from jobs.night_log import NightEnd, NightLog, StepEnd
 from jobs.night_plan import Plan, landing_days, plan_nights, sample_days, table_days
 from jobs.nightly import locked
@@ -258,6 +258,17 @@ def test_ntg_is_the_challengers_where_there_is_one_and_marks_what_is_clear() -> 
     )
     assert "less single of version 1, trained tonight; * clear)" in ntg_text(rows, ("books", "toys"), "7")
     assert ntg_text([], ("books",), "1") == "not measured tonight"
+
+
+def test_the_line_of_an_experiment_says_who_gets_the_candidates_lists() -> None:
+    arms: list[dict[str, object]] = [
+        {"experiment": "first-test", "arm": "champion", "users": 1437, "model_version": "1", "outcome": "served"},
+        {"experiment": "first-test", "arm": "candidate", "users": 1511, "model_version": "3", "outcome": "served"},
+    ]
+    assert experiment_text(arms) == "first-test: 1,511 of 2,948 users get the lists of version 3"
+    arms[1] |= {"outcome": "not_served", "reason": "no version is named challenger", "users": 0}
+    assert experiment_text(arms) == "first-test: the candidate was not served: no version is named challenger"
+    assert experiment_text([]) == ""
 
 
 def test_the_line_of_what_is_served_is_of_the_version_that_serves() -> None:

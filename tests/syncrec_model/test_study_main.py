@@ -119,6 +119,11 @@ def test_the_package_needs_only_what_pip_installs() -> None:
                 ) and node not in tree.body
 
 
+def test_two_numbers_of_epochs_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["absent.parquet", "--set", "epochs=3", "--epochs", "1"]) == 2
+    assert "--epochs 1 and --set epochs=3: give one of them" in capsys.readouterr().err
+
+
 def test_settings_may_follow_one_set_or_several() -> None:
     found = parser().parse_args(["log.parquet", "--set", "mim=false", "epochs=2", "--set", "dropout=0.1"])
     assert found.set == ["mim=false", "epochs=2", "dropout=0.1"]
