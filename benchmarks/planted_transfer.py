@@ -121,7 +121,7 @@ def report(
     if figures["correction"]:
         lines += [
             "",
-            "**LC-NTG less uniform weights, NDCG@10 on test**",
+            "**LC-NTG and other rules less uniform weights, NDCG@10 on test**",
             "",
             correction_table(figures["correction"]),
         ]

@@ -36,6 +36,8 @@ EXECUTOR_MEMORY=1g
 # With a GPU: take the signs of comment away, and `train` runs on the GPU worker.
 #COMPOSE_PROFILES=gpu
 #GPU_QUEUE=gpu
+# Where people open the nights' pages, where a web server of yours shows the folder reports/ of the volume `state`.
+#REPORTS_PAGE=https://nights.shop.example
 # Who hears of a failed task and of a late night, and when a night is late (docs/operating.md).
 #ALERT_COMMAND=mail -s syncrec oncall@shop.example
 #DEADLINE_HOURS=6

@@ -103,8 +103,9 @@ def _strangers(ids: Sequence[str], people: People) -> str:
     if not ids or len(people.ids) == 1:
         return ""
     named = ", ".join(map(repr, ids[:NAMED])) + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
-    none = "NO EVENT of any of the ids" if len(ids) == len(people.ids) else f"NO EVENT of {len(ids)} of the ids"
-    return f" {none}, {named}: forgotten before, or not written as in the landing files (quotation marks, letters)?"
+    of = "any of the ids" if len(ids) == len(people.ids) else f"{len(ids)} of the ids"
+    why = "forgotten before, not ingested yet, or not written as in the landing files (quotation marks, letters)?"
+    return f" NO EVENT of {of} in interactions, {named}: {why} What else held them is listed above."
 
 
 def in_words(table: Found) -> str:

@@ -29,7 +29,7 @@ def mlflow_page(settings: Settings) -> str:
 
 
 def has_server(settings: Settings) -> bool:
-    """Is there a tracking server? Then these are no nights of one machine, whose pages `make up` would serve."""
+    """Is there a tracking server? Then nobody knows whether `make up` is how people look, until it has run once."""
     return settings.tracking_uri.startswith(("http://", "https://"))
 
 

@@ -41,7 +41,7 @@ def closing_lines(
         yield f"  worse anywhere?  {said}"
     yield f"  query it         make sql{option} Q={FIRST_QUERY}"
     yield f"  BI tools         {analytics_file(settings)}    (DuckDB, read only)"
-    yield f"  web pages        make up{option}    (MLflow and Airflow, on this machine only)"
+    yield f"  web pages        make up{option}    (Airflow, MLflow and the nights' pages, on this machine only)"
     if option:
         named = shlex.quote(str(config))
         yield f"  other commands   export SYNCREC_CONFIG={named}    (else they work on the sample)"

@@ -97,7 +97,9 @@ class Pages:
             of them are stopped again.
         """
         if servers := self.running():
-            return servers
+            if all(server.name != "reports" for server in servers):  # it alone ended, or older code started these
+                self._reports_alone(reports_port, patience)
+            return self.running()
         if self.settings.warehouse.exists():
             Lakehouse(self.settings)  # an older state is brought to today's form, a newer one refused
         own_mlflow = not has_server(self.settings)
@@ -120,6 +122,13 @@ class Pages:
             self.down()
             raise
         return self.running()
+
+    def _reports_alone(self, port: int, patience: float) -> None:
+        _need_free({"REPORTS_PORT": port}, f"make up{make_option(self.config)}")
+        self._former = {"reports": known_reports_page(self.settings)}
+        write_whole(self.settings.state / REPORTS_PAGE, f"http://{HOST}:{port}\n")
+        self._start_reports(port)
+        self._wait_healthy(patience)
 
     def down(self) -> int:
         """Stop all servers with all their children; returns how many ran."""
@@ -214,7 +223,7 @@ class Pages:
             f"MLflow   {mlflow}/{path}    experiment {self.settings.mlflow.experiment}, model "
             f"{self.settings.mlflow.model_name}",
             f"Airflow  {addresses.get('airflow', 'not running')}    user admin, password in {passwords}",
-            f"Reports  {addresses.get('reports', 'not running')}/    the page of each night, newest first",
+            f"Reports  {addresses.get('reports', 'not running')}    the page of each night, newest first",
             f"All listen on this machine only. {paused}.",
             "Airflow shows its Triggerer in red: no task here needs one, so none runs.",
             f"Logs: {self._logs}. Stop them with: make down",

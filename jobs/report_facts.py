@@ -12,7 +12,7 @@ import duckdb
 from jobs.account import ACCOUNTING, Account, account_of
 from jobs.backfill import AGAIN
 from jobs.report_problems import name_log, problems
-from jobs.schemas import INTERACTIONS, ROLLED_BACK
+from jobs.schemas import CANDIDATE_ARM, INTERACTIONS, ROLLED_BACK, SERVED
 from jobs.sql_views import SQL
 from jobs.step_times import FAILED, NOT_ENDED
 from jobs.transfer_words import Transfer, hurt_text, transfer_in_words
@@ -96,7 +96,7 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
         run_id = night["run_id"]
     facts["epoch"] = _epoch(rows, run_id)
     metrics = rows("select * from domain_metrics where ds = $ds and run_id = $run", run=run_id)
-    facts["in_words"], facts["serves_other"] = _in_words(facts, metrics, domains)
+    facts |= _in_words(facts, metrics, domains)
     for row in (*facts["steps"], *facts["arms"], *([night] if night else [])):
         for name in {"message", "reason"} & set(row):
             row[name] = name_log(row[name], logs, ds, row["run_id"])
@@ -105,29 +105,32 @@ def gather(connection: duckdb.DuckDBPyConnection, ds: date, domains: Sequence[st
     return facts
 
 
-def _in_words(facts: Mapping[str, Any], metrics: Sequence[Row], domains: Sequence[str]) -> tuple[list[str], str]:
-    """Who is hurt, in sentences, and the version that serves where it is not the one that was trained, else "".
+def _in_words(facts: Mapping[str, Any], metrics: Sequence[Row], domains: Sequence[str]) -> Row:
+    """Who is hurt, and by the lists of which version, as facts of the page.
 
-    Users get the lists of the one that serves, so its sentence comes first.
+    in_words: sentences, that of the version which serves first. is_served: does the version that was trained serve
+    (of an experiment's users, too)? whose: whose lists users get where it does not serve all of them, else "".
     """
-    own = [row for row in facts["transfer"] if row["domain"] in domains]
+    night, own = facts["night"], [row for row in facts["transfer"] if row["domain"] in domains]
     said = transfer_in_words({row["domain"]: _transfer(row) for row in own})
-    served = str(facts["night"]["served_version"] or "") if facts["night"] else ""
-    trained = str(own[0]["model_version"]) if own else served
-    if served in ("", trained) or not said:
-        return [said] if said else [], ""
+    would = said.replace("As served,", "If it served,")
+    if not night or night["decision"] == ROLLED_BACK:
+        return {"in_words": [would] if said else [], "is_served": False, "whose": ""}
+    served, trained = str(night["served_version"] or ""), str(own[0]["model_version"]) if own else ""
+    if not said or served in ("", trained):
+        return {"in_words": [said] if said else [], "is_served": True, "whose": ""}
+    candidate = any((row["arm"], row["outcome"], row["model_version"]) == (CANDIDATE_ARM, SERVED, trained)
+                    for row in facts["arms"])  # fmt: skip
     ours = hurt_text(metrics, domains, served)
-    of_trained = said.replace("As served,", "if it served,")
-    return [*([f"Version {served}, which serves: {_small(ours)}"] if ours else []),
-            f"Version {trained}, trained {_when(facts)}: {of_trained}"], served  # fmt: skip
+    when = facts["earlier"]["when"] if facts["earlier"] else "tonight"
+    sentences = [f"Version {served}, which serves: {_small(ours)}"] if ours else []
+    sentences.append(f"Version {trained}, trained {when}: {_small(said if candidate else would)}")
+    whose = f"users get the lists of version {served}" + (", those of the candidate’s arm its" if candidate else "")
+    return {"in_words": sentences, "is_served": candidate, "whose": whose}
 
 
 def _small(sentence: str) -> str:
     return sentence[:1].lower() + sentence[1:]
-
-
-def _when(facts: Mapping[str, Any]) -> str:
-    return str(facts["earlier"]["when"]) if facts["earlier"] else "tonight"
 
 
 def _transfer(row: Row) -> Transfer:

@@ -32,7 +32,7 @@ class Handler(SimpleHTTPRequestHandler):
         """Refuse whoever asks for another machine."""
         if not super().parse_request():
             return False
-        name = (self.headers.get("Host") or "").rpartition(":")[0]
+        name = (self.headers.get("Host") or "").partition(":")[0].lower()
         if name not in (HOST, "localhost"):
             self.send_error(HTTPStatus.FORBIDDEN, "This server answers to 127.0.0.1 and localhost alone")
             return False

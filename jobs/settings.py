@@ -7,6 +7,7 @@ key. Relative paths count from `SYNCREC_HOME` where it is set, else from the wor
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from contextlib import suppress
 from datetime import date
@@ -425,8 +426,9 @@ class Settings(BaseSettings):
         return frozenset(name for name, domain in self.domains.items() if domain.repeats)
 
 
+PREFIX = "SYNCREC_"
 OTHER_VARIABLES = frozenset(
-    f"SYNCREC_{name}"
+    PREFIX + name
     for name in (
         *("AIRFLOW", "ALERT_COMMAND", "CHAOS_HOME", "CHROMIUM", "CODE_VERSION", "CONFIG", "DEADLINE_HOURS", "DS"),
         *("FULL", "GPU_QUEUE", "HOME", "JOBS_PYTHON", "LINKS", "LOG_LEVEL", "MLFLOW_PAGE", "PEERS", "RELEASED"),
@@ -475,16 +477,24 @@ def _fields(section: str) -> list[str]:
 
 
 def _misspelt_variable() -> str:
-    """What is wrong with a variable SYNCREC_... that stands for nothing, and what it may stand for; "" if none."""
-    known = {f"SYNCREC_{name.upper()}" for name in Settings.model_fields}
-    known |= {f"SYNCREC_{name}__{own}".upper() for name in Settings.model_fields for own in _fields(name)}
-    for name in sorted(map(str.upper, os.environ)):
-        section = name.removeprefix("SYNCREC_").partition("__")[0].lower()
-        passed = name in OTHER_VARIABLES or name.startswith("SYNCREC_TEST_") or section in Settings.model_fields
-        if name.startswith("SYNCREC_") and not passed:
-            meant = get_close_matches(name, known | OTHER_VARIABLES, n=1, cutoff=0.8)
-            said = f": did you mean {meant[0]}?" if meant else ""
-            return f"the variable {name} of the environment is no setting{said} (docs/configuration.md)"
+    """What is wrong with a variable that looks like one of ours and is none, and what it may stand for; "" if none.
+
+    Others may have variables SYNCREC_... of their own (Kubernetes makes some of a service of that name): they pass
+    where they look like nothing of ours.
+    """
+    known = {name.upper() for name in Settings.model_fields}
+    known |= {f"{name}__{own}".upper() for name in Settings.model_fields for own in _fields(name)}
+    known |= {name.removeprefix(PREFIX) for name in OTHER_VARIABLES}
+    for name in sorted(os.environ):
+        rest = name.upper().removeprefix(PREFIX)
+        section = rest.partition("__")[0].lower()
+        if not name.upper().startswith(PREFIX) or name in OTHER_VARIABLES or section in Settings.model_fields:
+            continue
+        if meant := get_close_matches(rest, known, n=1, cutoff=0.75):
+            return (
+                f"the variable {name} of the environment is no setting: did you mean {PREFIX}{meant[0]}? "
+                "(docs/configuration.md)"
+            )
     return ""
 
 
@@ -522,7 +532,7 @@ def load_settings(path: str | Path | None = None) -> Settings:
             f"no configuration file {file}: give CONFIG=PATH to make, --config PATH to a job, or set SYNCREC_CONFIG"
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        of_value = isinstance(error, tomllib.TOMLDecodeError) and "overwrite" not in str(error)
+        of_value = isinstance(error, tomllib.TOMLDecodeError) and not re.search("overwrite|twice", str(error))
         hint = "; a day is written 2024-03-01, text in quotes" if of_value else ""
         raise JobError(f"{file} is not valid TOML: {error}{hint}") from None
     if said := _misspelt_variable():

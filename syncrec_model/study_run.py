@@ -156,9 +156,9 @@ def _left(folder: Path | None, seed: int) -> str:
 
 
 def _other_seeds(folder: Path, runs: Sequence[StudyRun]) -> list[int]:
-    """The seeds that earlier calls finished and these runs leave out."""
-    done = {int(path.parent.name.removeprefix("seed-")) for path in folder.glob("seed-*/ranks.safetensors")}
-    return sorted(done - {run.seed for run in runs})
+    """The later seeds that earlier calls finished and these runs leave out; more seeds would take them in."""
+    names = [path.parent.name.removeprefix("seed-") for path in folder.glob("seed-*/ranks.safetensors")]
+    return sorted(seed for seed in map(int, filter(str.isdecimal, names)) if seed > runs[-1].seed)
 
 
 def _run(

@@ -98,17 +98,31 @@ def test_a_wrong_variable_is_refused_and_named(
         ("SYNCREC_SCORNG__TOP_N", ": did you mean SYNCREC_SCORING__TOP_N?"),
         ("syncrec_statedir", ": did you mean SYNCREC_STATE_DIR?"),
         ("SYNCREC_CONFG", ": did you mean SYNCREC_CONFIG?"),
-        ("SYNCREC_OF_ANOTHER_KIND", " (docs"),
+        ("Syncrec_Config", ": did you mean SYNCREC_CONFIG?"),
     ],
 )
 def test_a_variable_that_stands_for_nothing_is_refused(
     name: str, meant: str, monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
     monkeypatch.setenv(name, "false")
-    with pytest.raises(
-        JobError, match=re.escape(f"the variable {name.upper()} of the environment is no setting{meant}")
-    ):
+    with pytest.raises(JobError, match=re.escape(f"the variable {name} of the environment is no setting{meant}")):
         load_settings(file)
+
+
+def test_what_is_of_others_or_of_ours_passes(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    theirs = (
+        "SYNCREC_PORT",
+        "SYNCREC_SERVICE_HOST",
+        "SYNCREC_MLFLOW_SERVICE_PORT_HTTP",
+        "SYNCREC_PORT_80_TCP_ADDR",
+    )
+    for name in (*theirs, "SYNCREC_TEST_OF_MINE", "SYNCREC_REPORTS_PAGE", "SYNCREC_OF_ANOTHER_KIND"):
+        monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    monkeypatch.setenv("SYNCREC_TRAINING__WARM_START", "false")
+    monkeypatch.setenv("syncrec_state_dir", "elsewhere")
+    monkeypatch.setattr(module.tomllib, "loads", lambda text: json.loads(json.dumps(WHOLE)))
+    found = load_settings(file)
+    assert not found.training.warm_start and found.state.name == "elsewhere"
 
 
 def test_every_variable_that_the_repository_names_is_known(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:

@@ -312,7 +312,10 @@ def test_of_several_ids_those_of_whom_nothing_is_known_are_named(
     for arguments in ([], ["--yes"]):
         assert command(settings, "--users-from", str(requests), *arguments) == 0
         said = capsys.readouterr().out
-        assert f"NO EVENT of 2 of the ids, {unknown}: forgotten before, or not written as" in said
+        assert (
+            f"NO EVENT of 2 of the ids in interactions, {unknown}: forgotten before, not ingested yet, or not"
+            in said
+        )
         assert ("nothing is left" in said) == bool(arguments)
     assert forget.without_events(lakehouse, People(frozenset({known, "x"}))) == sorted({known, "x"})
 

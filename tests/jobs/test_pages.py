@@ -126,6 +126,28 @@ def test_down_stops_what_runs_and_leaves_a_stranger_with_the_same_number(
     assert pages.down() == 0
 
 
+def test_a_server_of_reports_that_ended_is_started_alone(settings: Callable[..., Settings], tmp_path: Path) -> None:
+    project = settings()
+    project.state.mkdir(parents=True)
+    ours = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
+    kept = Server("airflow-scheduler", ours.pid, psutil.Process(ours.pid).create_time(), "", "log")
+    (project.state / "pages.json").write_text(json.dumps([asdict(kept)]))
+    (project.state / "logs").mkdir()
+    pages = Pages(project, tmp_path / "syncrec.toml")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    try:
+        names = [server.name for server in pages.up(airflow_port=1, mlflow_port=2, reports_port=port)]
+        assert names == ["airflow-scheduler", "reports"]
+        assert report_link(project, "x.html") == f"http://127.0.0.1:{port}/x.html"
+        told = [line for line in pages.describe() if line.startswith("Reports")]
+        assert told == [f"Reports  http://127.0.0.1:{port}    the page of each night, newest first"]
+    finally:
+        pages.down()
+        ours.wait()
+
+
 def test_airflow_is_told_to_stay_on_this_machine() -> None:
     environment = _pages_environment({"KEPT": "yes"}, 8081)
     assert environment["KEPT"] == "yes"

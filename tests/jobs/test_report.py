@@ -101,8 +101,10 @@ def test_time_and_memory_of_each_step_stand_beside_what_is_usual(config: Path) -
 
 def test_the_kept_epoch_is_said_and_when_it_is_the_last_one_that_more_may_change_the_answer(config: Path) -> None:
     assert "Training kept epoch 3 of at most 5." in page(config, D30).text
-    last = "epoch 5 of at most 5, the last one that training.epochs allows: more might be better, and say otherwise"
-    assert f"Training kept {last} who is hurt." in page(config, D31).text
+    last = (
+        "epoch 5 of at most 5, the last one allowed (training.epochs, of a warm start training.warm_epochs): more"
+    )
+    assert f"Training kept {last} might be better, and say otherwise who is hurt." in page(config, D31).text
 
 
 def test_a_step_that_failed_is_said_at_the_top_with_its_cause(config: Path, tmp_path: Path) -> None:
@@ -210,6 +212,26 @@ def test_what_users_get_is_told_of_the_version_that_serves_not_of_the_refused_on
         "Version 2, trained tonight: if it served, no domain is clearly worse than its single view alone; books"
     )
     assert ours in text and theirs in text and text.index(ours) < text.index(theirs)
+    arm = {"experiment": "a", "arm": "candidate", "share": 0.5, "threshold": "8", "model_version": "2", "users": 2,
+           "outcome": "served", "reason": "", "run_id": night["run_id"], "ds": D30}  # fmt: skip
+    put(lakehouse, "experiments", D30, [arm])
+    assert main(["--config", str(config), "--ds", "2024-01-30"]) == 0
+    text = page(config, D30).text
+    assert "(version 2; users get the lists of version 1, those of the candidate’s arm its): above zero" in text
+    assert "Version 2, trained tonight: as served, no domain" in text and "if it served" not in text
+
+
+def test_what_nobody_gets_is_not_called_what_users_get(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    lakehouse = fill(load_settings(config))
+    nights = lakehouse.read_arrow("nights", lakehouse.current_snapshot("nights")).to_pylist()
+    night = next(row for row in nights if row["ds"] == D30)
+    put(lakehouse, "nights", D30, [night | {"decision": "rolled_back", "reason": "rolled back to version 1"}])
+    for day in (D30, D31):  # the one withdrawn, the other not published
+        assert main(["--config", str(config), "--ds", day.isoformat()]) == 0
+        text = page(config, day).text
+        assert "If it served, " in text and "As served" not in text
+        assert "“Served” is what users get where it serves" in text
 
 
 def test_a_night_that_another_run_published_names_the_run_that_was_stopped(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ def test_it_gives_pages_as_they_are_now_and_keeps_them_nowhere(folder: Path, por
     (folder / "index.html").write_text("all nights")
     (folder / DAY).write_text("one night")
     assert ask(port, "/")[:2] == ask(port, "/index.html?x=1")[:2] == (200, "all nights")
+    assert ask(port, f"/{DAY}", host="127.0.0.1")[0] == ask(port, f"/{DAY}", host="LocalHost:1")[0] == 200
     status, text, headers = ask(port, f"/{DAY}", host="localhost:1")
     assert (status, text) == (200, "one night")
     assert headers["Cache-Control"] == "no-store" and headers["X-Content-Type-Options"] == "nosniff"
