@@ -35,7 +35,8 @@ syncrec_model/descriptions.py: change a setting's description there, not here. -
 
 One TOML file says everything: `make nightly CONFIG=my.toml`; without `CONFIG` it is `$SYNCREC_CONFIG`, else
 `syncrec.toml`. It is read once and checked as a whole: an unknown name or a wrong value stops with one line that
-names it; so does what `[model.options]` and `[training.options]` hold, before a night begins. [Your own data](own-data.md) shows a file; this page lists every setting.
+names it; so does what `[model.options]` and `[training.options]` hold, before a night begins. [Your own
+data](own-data.md) shows a file; this page lists every setting.
 
 - **The environment wins over the file**: `SYNCREC_`, the section, two underscores, the key.
   `SYNCREC_SPARK__MASTER=spark://host:7077` is `master` in `[spark]`, `SYNCREC_STATE_DIR` is `state_dir`.
