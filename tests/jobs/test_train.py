@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from datetime import date
 from typing import Any
 
 import pytest
 
+from jobs.command import Run
 from jobs.errors import JobError, NothingToDo
+from jobs.evaluate import training_rows
 from jobs.model_settings import check_options, model_config, training_config
 from jobs.registry import Version
-from jobs.train import began, check_due, ending, metric_name, usable_champion
-from syncrec_model import FitResult, ModelConfig, TrainingConfig
+from jobs.train import _metadata, began, check_due, ending, metric_name, usable_champion
+from syncrec_model import EpochReport, FitResult, ModelConfig, TrainingConfig
 
 DAY = date(2024, 1, 10)
 
@@ -150,3 +153,14 @@ def test_a_training_whose_last_epoch_was_the_best_says_that_more_may_change_the_
     said = ending(result, TrainingConfig(epochs=3))
     assert said.endswith("epoch 3 is kept; it is the last one allowed: more might be better, and say "
                          "otherwise who is hurt")  # fmt: skip
+
+
+def test_a_version_keeps_which_epoch_it_is_of_and_of_how_many(settings: Any) -> None:
+    reports = [EpochReport(n, 1.0, 1.0, {"books": {"ntg_loss": 0.1 * n}}, {}) for n in (1, 2, 3)]
+    result = FitResult(best_epoch=2, epochs=reports, stopped_early=True)
+    run = Run(ds=DAY, run_id="r", settings=settings(), arguments=Namespace())
+    kept = _metadata(run, "cold", result, {"cases": 1}, 12)
+    assert (kept["best_epoch"], kept["epochs_at_most"], kept["domains"]) == (2, 12, {"books": {"ntg_loss": 0.2}})
+    loaded = Namespace(metadata=kept, version="7")
+    rows = {(row["domain"], row["metric"]): row["value"] for row in training_rows(loaded, "challenger")}  # type: ignore[arg-type]
+    assert rows == {("books", "ntg_loss"): 0.2, ("macro", "epoch"): 2.0, ("macro", "epochs_at_most"): 12.0}
