@@ -9,9 +9,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from contextlib import suppress
 from datetime import date
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -27,6 +25,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from jobs.errors import JobError
 from jobs.private import keep_secret, passwords, secret_values
+from jobs.setting_errors import PREFIX, in_words, misspelt_variable
 
 DEFAULT_CONFIG = "syncrec.toml"
 DROPPABLE = (
@@ -304,7 +303,7 @@ class Settings(BaseSettings):
     """Everything `syncrec.toml` can say."""
 
     model_config = SettingsConfigDict(
-        env_prefix="SYNCREC_",
+        env_prefix=PREFIX,
         env_nested_delimiter="__",
         extra="forbid",
         frozen=True,
@@ -426,86 +425,6 @@ class Settings(BaseSettings):
         return frozenset(name for name, domain in self.domains.items() if domain.repeats)
 
 
-PREFIX = "SYNCREC_"
-OTHER_VARIABLES = frozenset(
-    PREFIX + name
-    for name in (
-        *("AIRFLOW", "ALERT_COMMAND", "CHAOS_HOME", "CHROMIUM", "CODE_VERSION", "CONFIG", "DEADLINE_HOURS", "DS"),
-        *("FULL", "GPU_QUEUE", "HOME", "JOBS_PYTHON", "LINKS", "LOG_LEVEL", "MLFLOW_PAGE", "PEERS", "RELEASED"),
-        *("REPORTS_PAGE", "RETRIES", "RETRY_SECONDS", "RUN_ID", "STACK", "UMASK"),
-    )
-)
-"""Variables of the environment that are no settings of the file: for the DAG, the pages, benchmarks, tests."""
-WRITTEN = {
-    "spark.driver_memory": "as a number and k, m, g or t, such as 4g",
-    "spark.master": "local[2], spark://host:7077, k8s://... or yarn",
-    "gate.metric": "hr, ndcg or mrr @5, @10 or @20, such as ndcg@10",
-}
-"""How some settings are written, for whom a pattern would say little."""
-RETIRED: dict[str, str] = {}
-"""Settings of the past, e.g. "training.rounds", and what to do instead: said to whose file still has one."""
-
-
-def _in_words(found: dict[str, Any], values: dict[str, Any]) -> str:
-    """One wrong value: where it stands and what is wrong; an unknown name with the one that it may stand for."""
-    place = ".".join(str(part) for part in found["loc"]) or "file"
-    source = _source_of(found["loc"], values)
-    if found["type"] != "extra_forbidden":
-        said = "is missing" if found["type"] == "missing" else found["msg"].removeprefix("Value error, ")
-        if found["type"] == "string_pattern_mismatch" and place in WRITTEN:
-            said = f"'{found['input']}' is not written {WRITTEN[place]}"
-        named = source and said.startswith(source.strip(" ()"))
-        return said if place == "file" else f"{place}{'' if named else source}: {said}"
-    if place in RETIRED:
-        return f"{place}: there is no such setting any more: {RETIRED[place]}"
-    name, section = str(found["loc"][-1]), str(found["loc"][0])
-    said = f"{place}{source}: there is no setting '{name}'"
-    if len(found["loc"]) == 1:
-        meant = get_close_matches(name, Settings.model_fields, n=1)
-    else:
-        near = get_close_matches(name, _fields(section), n=1)
-        meant = near or get_close_matches(name, [other for other in _NAMES if other != name], n=1, cutoff=0.8)
-    if section in ("model", "training") and not (meant and meant[0] in _fields(section)):
-        return f"{said} here: options of the {section} go into [{section}.options]"
-    return said + (f": did you mean {meant[0]}?" if meant else "")
-
-
-def _fields(section: str) -> list[str]:
-    """The names that a section has; none where it is a list or a table of tables."""
-    kind = Settings.model_fields[section].annotation if section in Settings.model_fields else None
-    return [*kind.model_fields] if isinstance(kind, type) and issubclass(kind, BaseModel) else []
-
-
-def _misspelt_variable() -> str:
-    """What is wrong with a variable that looks like one of ours and is none, and what it may stand for; "" if none.
-
-    Others may have variables SYNCREC_... of their own (Kubernetes makes some of a service of that name): they pass
-    where they look like nothing of ours.
-    """
-    known = {name.upper() for name in Settings.model_fields}
-    known |= {f"{name}__{own}".upper() for name in Settings.model_fields for own in _fields(name)}
-    known |= {name.removeprefix(PREFIX) for name in OTHER_VARIABLES}
-    for name in sorted(os.environ):
-        rest = name.upper().removeprefix(PREFIX)
-        section = rest.partition("__")[0].lower()
-        if not name.upper().startswith(PREFIX) or name in OTHER_VARIABLES or section in Settings.model_fields:
-            continue
-        if meant := get_close_matches(rest, known, n=1, cutoff=0.75):
-            return (
-                f"the variable {name} of the environment is no setting: did you mean {PREFIX}{meant[0]}? "
-                "(docs/configuration.md)"
-            )
-    return ""
-
-
-def _source_of(loc: tuple[Any, ...], values: dict[str, Any]) -> str:
-    """The name of the source that a value is of: nobody counts the tables of a file."""
-    if len(loc) > 1 and loc[0] in ("sources", "click_sources"):
-        with suppress(LookupError, TypeError):
-            return f" (source '{values[loc[0]][loc[1]]['name']}')"
-    return ""
-
-
 _RECORDS: tuple[type[BaseModel], ...] = (Settings, ClickSource, *_Section.__subclasses__())
 _NAMES = sorted({name for kind in _RECORDS for name in kind.model_fields})
 
@@ -535,14 +454,14 @@ def load_settings(path: str | Path | None = None) -> Settings:
         of_value = isinstance(error, tomllib.TOMLDecodeError) and not re.search("overwrite|twice", str(error))
         hint = "; a day is written 2024-03-01, text in quotes" if of_value else ""
         raise JobError(f"{file} is not valid TOML: {error}{hint}") from None
-    if said := _misspelt_variable():
+    if said := misspelt_variable(Settings):
         raise JobError(said)
     try:
         settings = Settings(**values)
     except SettingsError as error:  # a variable that should hold JSON
         raise JobError(f"a variable SYNCREC_... of the environment cannot be read: {error}") from None
     except ValidationError as error:
-        lines = [_in_words(dict(found), values) for found in error.errors()]
+        lines = [in_words(dict(found), values, Settings, _NAMES) for found in error.errors()]
         raise JobError(f"{file}: " + "; ".join(lines)) from None
     keep_secret(settings.secrets)
     return settings

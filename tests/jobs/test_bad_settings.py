@@ -14,6 +14,7 @@ import pytest
 from jobs import settings as module
 from jobs.errors import JobError
 from jobs.model_settings import model_config, training_config
+from jobs.setting_errors import OTHER_VARIABLES
 from jobs.settings import Settings, load_settings
 from tests.conftest import SMALL
 from tests.jobs.bad_settings import Wrong, wrong_values
@@ -136,8 +137,8 @@ def test_every_variable_that_the_repository_names_is_known(monkeypatch: pytest.M
         name for name in names if name.partition("__")[0].removeprefix("SYNCREC_").lower() in Settings.model_fields
     }
     tests = {name for name in names if name.startswith("SYNCREC_TEST_")}
-    assert names - theirs - tests == module.OTHER_VARIABLES, "jobs/settings.py: OTHER_VARIABLES"
-    for name in module.OTHER_VARIABLES | tests:
+    assert names - theirs - tests == OTHER_VARIABLES, "jobs/setting_errors.py: OTHER_VARIABLES"
+    for name in OTHER_VARIABLES | tests:
         monkeypatch.setenv(name, "1")
     monkeypatch.delenv("SYNCREC_HOME")
     monkeypatch.setattr(module.tomllib, "loads", lambda text: json.loads(json.dumps(WHOLE)))

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import JobError
-from jobs.settings import RETIRED, load_settings
+from jobs.setting_errors import RETIRED
+from jobs.settings import load_settings
 
 HOME = Path(__file__).parents[2]
 
