@@ -85,7 +85,7 @@ def wanted_peers(arguments: argparse.Namespace) -> list[Peer]:
     """Return the rows of this run in their order; QUICK leaves slow ones out that nobody asked for."""
     peers = all_peers()
     if arguments.quick and not arguments.rows:
-        peers = {name: peer for name, peer in peers.items() if not peer.slow}
+        peers = {name: quick for name, peer in peers.items() if (quick := peer.quick())}
     return order(peers, arguments.rows)
 
 

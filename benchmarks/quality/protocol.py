@@ -86,6 +86,10 @@ class Peer(ABC):
     seeded: bool = True
     resumes: bool = False
 
+    def quick(self) -> Peer | None:
+        """Return what stands for this row in QUICK: itself, something smaller, None where it is slow."""
+        return None if self.slow else self
+
     @abstractmethod
     def fit(
         self,

@@ -76,7 +76,9 @@ class System:
 @dataclass(frozen=True)
 class Rivals:
     """Names of systems, chosen on validation. single: domain -> the best that knows one domain; multi: the best
-    of those that learn from all; None and missing domains where no such row is there.
+    of those that learn from all; None and missing domains where no such row is there. The equipped ensemble is
+    never `multi`: it holds our own start, neighbours and blend, asks what the architecture adds to them, and has
+    a comparison of its own.
     """
 
     single: Mapping[str, str]
@@ -117,6 +119,6 @@ def choose_rivals(systems: Mapping[str, System], data: QualityData) -> Rivals:
         known = [system.name for system in single if np.isfinite(valid[system.name][place])]
         if known:
             chosen[domain] = max(known, key=lambda name: valid[name][place])
-    multi = [system for system in systems.values() if system.kind in MULTI_KINDS]
+    multi = [system for system in systems.values() if system.kind in MULTI_KINDS and system.row != EQUIPPED]
     best = max(multi, key=lambda system: system.macro("valid"), default=None)
     return Rivals(chosen, best.name if best else None)

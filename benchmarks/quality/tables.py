@@ -23,7 +23,7 @@ SHORT = {
 }
 RIVALS = {
     BEST_SINGLE: "the best of one domain",
-    BEST_MULTI: "the best of all domains",
+    BEST_MULTI: "the best of all domains, the equipped ensemble apart",
     PLAIN: "the plain ensemble",
     EQUIPPED: "the equipped ensemble",
 }

@@ -130,6 +130,16 @@ def test_every_row_has_a_name_of_its_own_and_what_it_reads_is_there() -> None:
     assert peers["sasrec.all.started"].kind == "multi-domain", "its start vectors know all domains"
 
 
+def test_quick_trains_one_mixed_sasrec_of_each_start_and_no_row_lacks_what_it_reads() -> None:
+    quick = {name: found for name, peer in all_peers().items() if (found := peer.quick())}
+    mixed = [name for name in quick if name.startswith("sasrec.mixed")]
+    assert sorted(mixed) == ["sasrec.mixed-all", "sasrec.mixed-all.started"]
+    plain = quick["ensemble.plain"]
+    assert list(plain.search) == [{"mixed": "sasrec.mixed-all", "single": "sasrec.all"}]
+    assert all(need in quick for peer in quick.values() for need in peer.needs)
+    assert len(all_peers()["ensemble.plain"].search) == 2, "the whole benchmark tries both"
+
+
 @pytest.mark.parametrize("split", ["leave-one-out", "time"])
 def test_the_intervals_of_the_guard_resample_users_not_cases(split: str) -> None:
     data = planted(split=split)
