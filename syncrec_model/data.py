@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .event_columns import ordered_events
 from .vocabulary import Vocabulary, stacked_offsets
 
 __all__ = ["SequenceSet", "Vocabulary", "stacked_offsets"]
@@ -184,8 +185,13 @@ class SequenceSet:
         is the order. window = (start, end): events at or after `end` are dropped, those from `start` on are
         flagged as evaluation targets. users: the users and their order (also those without events); by default
         the sorted ids of the log.
+
+        Raises
+        ------
+        ValueError : columns of different lengths; indexes or codes that are no whole numbers; timestamps that are
+            no finite numbers; whatever SequenceSet refuses.
         """
-        events = _ordered_events(user_ids, item_indexes, domain_codes, timestamps, window)
+        events = ordered_events(user_ids, item_indexes, domain_codes, timestamps, window)
         known = np.unique(events["user"]) if users is None else np.asarray(users)
         position = {user: row for row, user in enumerate(known.tolist())}
         row_E = np.array([position.get(user, -1) for user in events["user"].tolist()], dtype=np.int64)
@@ -240,28 +246,6 @@ class SequenceSet:
             single_places_NT=single.place(cross.columns_in_log_order(), np.int16, -1),
             single_lengths_N=np.minimum(single.lengths, most),
         )
-
-
-def _ordered_events(
-    user_ids: ArrayLike,
-    item_indexes: ArrayLike,
-    domain_codes: ArrayLike,
-    timestamps: ArrayLike | None,
-    window: tuple[float, float] | None,
-) -> dict[str, Array]:
-    """Return the log's columns in time order, cut at the end of the window."""
-    user, item, domain = (
-        np.asarray(user_ids),
-        np.asarray(item_indexes),
-        np.asarray(domain_codes).astype(np.int64),
-    )
-    time = np.arange(len(user)) if timestamps is None else np.asarray(timestamps)
-    order = np.argsort(time, kind="stable")
-    events = {"user": user[order], "item": item[order], "domain": domain[order], "time": time[order]}
-    start, end = (np.inf, np.inf) if window is None else window
-    events["target"] = events["time"] >= start
-    before_end = events["time"] < end
-    return {name: values[before_end] for name, values in events.items()}
 
 
 @dataclass(frozen=True)

@@ -108,3 +108,38 @@ def test_a_shorter_window_is_the_set_built_with_that_window():
     for name, values in long.last(4).arrays().items():
         np.testing.assert_array_equal(values, short.arrays()[name], err_msg=name)
     assert long.last(9) is long and long.last(20) is long
+
+
+@pytest.mark.parametrize(
+    ("column", "wrong", "words"),
+    [
+        (
+            "timestamps",
+            np.array(["2024-01-01"] * 3, dtype="datetime64[s]"),
+            r"finite numbers, such as seconds.*int64",
+        ),
+        ("timestamps", [1.0, np.nan, 3.0], "timestamps must be finite numbers"),
+        ("timestamps", [1, 2], r"timestamps has the shape \(2,\), user_ids \(3,\)"),
+        ("item_indexes", [1.0, 1.5, 2.0], "item_indexes must be whole numbers, got float64"),
+        ("item_indexes", ["a", "b", "c"], "item_indexes must be whole numbers"),
+        ("domain_codes", [1, 1], r"domain_codes has the shape \(2,\)"),
+        ("domain_codes", [1, 1, 3], "codes must lie in 0..2"),
+        ("item_indexes", [1, 9, 1], "outside 1..n_items"),
+        ("item_indexes", [1, 0, 1], "outside 1..n_items"),
+    ],
+)
+def test_a_log_with_a_column_that_cannot_be_read_is_refused_in_words(column, wrong, words):
+    log = {
+        "user_ids": ["a", "a", "b"],
+        "item_indexes": [1, 2, 1],
+        "domain_codes": [1, 2, 1],
+        "timestamps": [1, 2, 3],
+        "domains": ("books", "toys"),
+        "n_items": (4, 4),
+    }
+    SequenceSet.from_events(**log, max_length=3)
+    with pytest.raises(ValueError, match=words):
+        SequenceSet.from_events(**{**log, column: wrong}, max_length=3)
+    assert SequenceSet.from_events(
+        **{name: log[name] for name in log if name != "timestamps"}, max_length=3
+    ).n_users
