@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from .batches import SequenceReader
@@ -52,18 +53,25 @@ def fit_blend(model: SyNCRec, valid: SequenceSet, repeats: Collection[str] = ())
 
 
 def cross_fitted_ranks(
-    model: SyNCRec, valid: SequenceSet, views: Collection[str], repeats: Collection[str] = ()
+    model: SyNCRec,
+    valid: SequenceSet,
+    views: Collection[str],
+    repeats: Collection[str] = (),
+    *,
+    persons_U: ArrayLike | None = None,
 ) -> CaseRanks:
     """Rank validation cases, the blend of each half of the users by weights fitted on the other half.
 
     What `choose_views` should compare: a blend that saw its own cases would look better than it is. The model
-    leaves with the weights that it came with.
+    leaves with the weights that it came with. persons_U: who each row is of, where a person has several rows, which
+    then stay in one half; None: a row a person.
     """
     ranks = rank_cases(model, valid, views=tuple(views), repeats=repeats)
     if not model.config.fit_blend or "blend" not in views:
         return ranks
     kept_DF = model.blend.weights_DF.clone()
-    half_U = np.random.default_rng(0).permutation(valid.n_users) % 2
+    _, person_U = np.unique(np.arange(valid.n_users) if persons_U is None else persons_U, return_inverse=True)
+    half_U = (np.random.default_rng(0).permutation(person_U.max(initial=-1) + 1) % 2)[person_U]
     blended = ranks.ranks["blend"].copy()
     for half in (0, 1):
         inside = np.flatnonzero(half_U == half)

@@ -46,10 +46,18 @@ def domain_log(data: QualityData, code: int, *, outside: bool) -> Log:
     return Log(np.concatenate(users), items, n_items, data.n_items[code - 1])
 
 
-def mixed_log(data: QualityData) -> Log:
-    """Return the training events of all domains, their items stacked."""
-    train, n_items = data.train, sum(data.n_items)
-    return Log(train.user_E, offsets_D(data)[train.domain_E - 1] + train.item_E, n_items, n_items)
+def mixed_log(data: QualityData, *, outside: bool = False) -> Log:
+    """Return the training events of all domains, their items stacked.
+
+    outside: with those of everybody outside the benchmark, of its items and of its domains.
+    """
+    logs, n_items = [data.train], sum(data.n_items)
+    if outside:
+        others = known_outside(data)
+        logs.append(others.take(others.item_E <= np.array(data.n_items)[others.domain_E - 1]))
+    users = [events.user_E + number * data.n_users for number, events in enumerate(logs)]
+    items = [offsets_D(data)[events.domain_E - 1] + events.item_E for events in logs]
+    return Log(np.concatenate(users), np.concatenate(items), n_items, n_items)
 
 
 def offsets_D(data: QualityData) -> Array:

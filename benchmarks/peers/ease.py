@@ -21,7 +21,7 @@ class Ease(ItemMatrixPeer):
 
     row = "ease"
     source = "RecTools 0.19.0, EASEModel; scores by the paper (arXiv 1905.03375): history @ B"
-    search = tuple({"l2": l2} for l2 in (10.0, 50.0, 200.0, 500.0))
+    search = tuple({"l2": l2} for l2 in (50.0, 200.0, 500.0, 10.0))  # the first: see item_knn.py
 
     def __init__(self, scope: str) -> None:
         super().__init__(scope)

@@ -32,6 +32,7 @@ from syncrec_model.measures import case_values
 BENCH_PYTHON = ROOT / ".venv" / "bench" / "bin" / "python"
 WORKER = Path(__file__).with_name("bench_worker.py")
 SCOPES = ("single", "all", "mixed")
+MIXED_ALL = "mixed-all"  # of one that can hold it: EASE's dense matrices cannot
 DECAYS = (1.0, 0.9, 0.7, 0.5, 0.3)
 _BELOW = 1e-6  # popularity fills -_BELOW .. 0
 NOTES = (
@@ -44,7 +45,8 @@ class ItemMatrixPeer(Peer):
     """A system of one matrix a domain, or of one over all domains.
 
     scope: "single" learns from the benchmark's users in one domain; "all" from everybody in that domain; both see
-    that domain's history. "mixed" learns one matrix over all items, and sees the whole history.
+    that domain's history. "mixed" learns one matrix over all items, and sees the whole history; "mixed-all" from
+    everybody, too.
     """
 
     row: str
@@ -52,7 +54,7 @@ class ItemMatrixPeer(Peer):
 
     def __init__(self, scope: str) -> None:
         self.name, self.scope = f"{self.row}.{scope}", scope
-        self.kind = "multi-domain" if scope == "mixed" else "single-domain"
+        self.kind = "multi-domain" if scope.startswith("mixed") else "single-domain"
 
     @abstractmethod
     def job(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -78,10 +80,10 @@ class ItemMatrixPeer(Peer):
         PeerAbsent : .venv/bench is not there.
         RuntimeError : the library failed; the message is its last line.
         """
-        is_mixed = self.scope == "mixed"
+        is_mixed = self.scope.startswith("mixed")
         codes = range(1, len(data.domains) + 1)
         if is_mixed:
-            logs, starts = [mixed_log(data)], offsets_D(data)
+            logs, starts = [mixed_log(data, outside=self.scope == MIXED_ALL)], offsets_D(data)
             blocks = [[[int(at), int(at) + size] for at, size in zip(starts, data.n_items, strict=True)]]
             popularity = _below(logs[0].counts_V)
             below = [popularity[start:end] for start, end in blocks[0]]

@@ -147,7 +147,8 @@ class Ours(Peer):
 
         checkpoint = folder / "checkpoint.safetensors"
         result = fit(model, train, valid, training, on_epoch=on_epoch, checkpoint=checkpoint, progress=False)
-        served = choose_views(of_users(cross_fitted_ranks(model, valid, VIEWS), data, "valid"))
+        persons_U = data.cases["valid"].user_M  # split by time, a person has several cases
+        served = choose_views(of_users(cross_fitted_ranks(model, valid, VIEWS, persons_U=persons_U), data, "valid"))
         train_s = meter.spent().seconds
         chosen = {
             "epochs": len(result.epochs),

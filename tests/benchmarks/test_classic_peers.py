@@ -91,16 +91,16 @@ def train_matrix(data: QualityData, code: int | None) -> np.ndarray:
 def test_the_rows_their_kinds_and_their_grids() -> None:
     assert list(PEERS) == [
         "popularity", "popularity.all", "item-knn.single", "item-knn.all", "item-knn.mixed",
-        "ease.single", "ease.all", "ease.mixed",
+        "item-knn.mixed-all", "ease.single", "ease.all", "ease.mixed",
     ]  # fmt: skip
     kinds = {name: peer.kind for name, peer in PEERS.items()}
     assert kinds["popularity"] == kinds["popularity.all"] == "trivial"
-    assert all(kinds[name] == "multi-domain" for name in kinds if name.endswith("mixed"))
+    assert all(kinds[name] == "multi-domain" for name in kinds if ".mixed" in name)
     assert all(
         kinds[f"{row}.{scope}"] == "single-domain" for row in ("ease", "item-knn") for scope in ("single", "all")
     )
     assert not any(peer.seeded for peer in PEERS.values())
-    assert [len(peer.search) for peer in PEERS.values()] == [1, 1, 9, 9, 9, 4, 4, 4]
+    assert [len(peer.search) for peer in PEERS.values()] == [1, 1, 12, 12, 12, 12, 4, 4, 4]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs_bench if "." in name else ()) for name in PEERS])
@@ -173,7 +173,11 @@ def test_items_outside_are_learnt_from_and_never_ranked(data: QualityData) -> No
     assert set(frequent.item_E) == {
         item for item in range(1, log.n_items + 1) if counts[item] >= (1 if item <= log.n_ranked else 4)
     }
-    assert mixed_log(data).item_E.max() <= sum(data.n_items)
+    mixed, of_all = mixed_log(data), mixed_log(data, outside=True)
+    assert max(mixed.item_E.max(), of_all.item_E.max()) <= sum(data.n_items)
+    known = data.outside.item_E <= np.array(data.n_items)[data.outside.domain_E - 1]
+    assert 0 < known.sum() == len(of_all.item_E) - len(mixed.item_E)
+    assert not set(of_all.user_E[-known.sum() :]) & set(range(data.n_users))
 
 
 def by_hand() -> QualityData:
@@ -251,7 +255,7 @@ def test_scores_know_neither_the_target_nor_events_outside(name: str, base: Base
 
 
 @needs_bench
-@pytest.mark.parametrize("name", ["item-knn.all", "ease.all"])
+@pytest.mark.parametrize("name", ["item-knn.all", "item-knn.mixed-all", "ease.all"])
 def test_the_all_rows_see_events_outside_and_no_target(name: str, base: Base, tmp_path: Path) -> None:
     index = of_domain(base.data, 2)
     first = base(name).views[""].score("test", index)

@@ -116,6 +116,21 @@ def test_the_equipped_ensemble_fits_the_features_of_ours(data: QualityData, tmp_
         assert ndcg(found.views[""], data, "test", code) > ndcg(noise, data, "test", code) + 0.2
 
 
+@pytest.mark.parametrize("peer", [ensemble.PlainEnsemble(), ensemble.EquippedEnsemble()], ids=["plain", "equipped"])
+def test_other_targets_of_the_test_cases_change_no_score_of_an_ensemble(
+    peer: Peer, data: QualityData, tmp_path: Path
+) -> None:
+    items_E = data.events.item_E.copy()
+    at = data.cases["test"].event_M
+    items_E[at] = 1 + items_E[at] % np.array(data.n_items)[data.events.domain_E[at] - 1]
+    moved = dataclasses.replace(data, events=dataclasses.replace(data.events, item_E=items_E))
+    kept, settings = kept_of(data), peer.search[0]
+    first = fitted_by(peer, data, tmp_path / "0", settings, kept).views[""]
+    again = fitted_by(peer, moved, tmp_path / "1", settings, kept).views[""]
+    for before, after in zip(scores(first, data), scores(again, moved), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
 def test_started_items_are_those_of_ours_at_their_scale(data: QualityData) -> None:
     items_VC = ensemble.started_items(data)
     assert items_VC.shape == (sum(data.n_items), 64) and items_VC.dtype == np.float32

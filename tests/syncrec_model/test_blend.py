@@ -7,6 +7,7 @@ import pytest
 import torch
 from small_models import DOMAINS, N_ITEMS, random_set
 
+import syncrec_model.blend_fit as blend_fit
 from syncrec_model import ModelConfig, SyNCRec, TrainingConfig, TrainingRun, load_model, rank_cases, save_model
 from syncrec_model.batches import SequenceReader
 from syncrec_model.blend import FEATURES
@@ -125,6 +126,21 @@ def test_a_half_is_ranked_by_weights_of_the_other_half() -> None:
     fit_blend(model, valid.select(np.flatnonzero(half_U == 1)))
     expected = rank_cases(model, valid).ranks["blend"][np.isin(seen.user, inside)]
     np.testing.assert_array_equal(honest.ranks["blend"][np.isin(seen.user, inside)], expected)
+
+
+def test_all_rows_of_a_person_lie_in_one_half(monkeypatch) -> None:
+    model, valid = learned(), random_set(7, window=(25, 60), **LOG)
+    persons_U = np.arange(valid.n_users) // 3 * 10  # three rows each; ids need not be dense
+    fitted: list[set[int]] = []
+
+    def fit_on(model, part, repeats) -> list[int]:
+        fitted.append(set(persons_U[np.searchsorted(valid.user_ids, part.user_ids)].tolist()))
+        return fit_blend(model, part, repeats)
+
+    monkeypatch.setattr(blend_fit, "fit_blend", fit_on)
+    cross_fitted_ranks(model, valid, ("blend",), persons_U=persons_U)
+    first, second = fitted
+    assert first and second and not first & second and first | second == set(persons_U.tolist())
 
 
 @pytest.mark.parametrize("changes", [{}, {"neighbours": 0}])
