@@ -171,7 +171,7 @@ class SASRec(Peer):
         self.search = [{"batch_size": BATCH_SIZES[form], **settings} for settings in search]
         self.outside = form in ("all", "mixed-all")
         self.mixed = form.startswith("mixed")
-        self.slow = form == "mixed"  # in QUICK only the form of everybody, which an ensemble reads
+        self.slow = self.slow or form == "mixed"  # QUICK has the form of everybody, which an ensemble reads
         self.kind = "multi-domain" if self.mixed else "single-domain"
         self.outside_items = outside_items
         self.initial_items = initial_items
