@@ -110,10 +110,11 @@ bench-score-night: setup ## the scoring job around the kernel, and a night on wh
 bench-sampled: setup ## sampled against full softmax in quality, on set A5; DATA=folder of interactions.parquet
 	@$(JOBS)/python -m benchmarks.sampled_softmax $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)")
 
-bench-quality: setup ## every system on set A5: hours, resumable; QUICK=1 ROWS="default" SEEDS=5 SPLIT=time PEERS=../peers
+bench-quality: setup ## every system on set A5, or on LOG=log.parquet: hours, resumable; QUICK=1 ROWS="default" SEEDS=5 SPLIT=time PEERS=../peers
 	@sh -c "$$SETUP" bench || echo "bench-quality goes on without the rows of the kept library"
 	@$(JOBS)/python -m benchmarks.quality $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) \
 	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(DATA),--data "$(DATA)") \
+	    $(if $(LOG),--log "$(LOG)") $(COLUMNS) $(if $(CORE),--core "$(CORE)") \
 	    $(if $(PEERS),--peers "$(PEERS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(DEVICE),--device "$(DEVICE)") \
 	    $(if $(CORE_MINUTES),--core-minutes "$(CORE_MINUTES)") $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS_AT_ONCE),--jobs "$(JOBS_AT_ONCE)") $(if $(REPORT),--report) \
 	    $(if $(RECORD),--record) $(if $(RESTORE),--restore)

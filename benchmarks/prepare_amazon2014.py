@@ -41,18 +41,19 @@ class DataError(Exception):
     """The logs cannot be prepared; the message says why and what to do."""
 
 
-def five_core(log: pa.Table, core: int = CORE) -> pa.Table:
+def five_core(log: pa.Table, core: int = CORE, domains: Sequence[str] = A5) -> pa.Table:
     """Set A5 of a log: its dense domains, users active in at least two of them, then the iterated core.
 
     Parameters
     ----------
     log : columns `user_id`, `item_id`, `domain` (strings). An id in two domains is two items.
     core : least number of events of every user and of every item that remains.
+    domains : others than those of A5.
     """
-    log = log.filter(pc.is_in(log["domain"], pa.array(A5, log["domain"].type)))
+    log = log.filter(pc.is_in(log["domain"], pa.array(domains, log["domain"].type)))
     user, domain = _codes(log["user_id"]), _codes(log["domain"])
-    item = _codes(log["item_id"]) * len(A5) + domain
-    pairs = np.unique(user * len(A5) + domain) // len(A5)
+    item = _codes(log["item_id"]) * len(domains) + domain
+    pairs = np.unique(user * len(domains) + domain) // len(domains)
     kept = np.bincount(pairs, minlength=user.max(initial=0) + 1)[user] >= 2
     while True:
         of_user = np.bincount(user[kept], minlength=user.max(initial=0) + 1)[user]

@@ -3,6 +3,7 @@
     make bench-quality                  # all rows; a stopped run goes on where it was
     make bench-quality QUICK=1          # fewer users, one seed, no slow rows
     make bench-quality ROWS="default"   # a row and the rows whose scores it reads
+    make bench-quality LOG=log.parquet  # the same systems on a log of your own
 
 Finished cells lie in var/quality and are read, never trained again. How it is measured: docs/benchmarks/quality.md.
 """
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers import all_peers
-from benchmarks.prepare_amazon2014 import DATA
+from benchmarks.prepare_amazon2014 import CORE, DATA
 from benchmarks.quality.archive import archive, restore
 from benchmarks.quality.data import QUICK_USERS, SPLITS, DataAbsent, QualityData, load_a5
 from benchmarks.quality.figures import Figures, flat, plain, summarise
+from benchmarks.quality.own_log import load_log
 from benchmarks.quality.plan import Scale, UnknownRow, order
 from benchmarks.quality.plots import draw
 from benchmarks.quality.progress import Progress
@@ -30,6 +32,8 @@ from benchmarks.quality.runner import Busy, Runner
 from benchmarks.quality.systems import Row
 from benchmarks.quality.tables import report
 from benchmarks.record import RESULTS, ROOT, record
+from syncrec_model.study_columns import StudyError
+from syncrec_model.study_log import ROLES
 
 PAGE = ROOT / "docs" / "benchmarks" / "quality.md"
 IMAGES = ROOT / "docs" / "img"
@@ -46,7 +50,8 @@ class Places:
 
 def part_of(arguments: argparse.Namespace) -> str:
     """Return the part of the results file, which is also the first word of its figures."""
-    return "a5" + ("quick" if arguments.quick else "") + ("time" if arguments.split == "time" else "")
+    own = "log" if arguments.log else "a5"
+    return own + ("quick" if arguments.quick else "") + ("time" if arguments.split == "time" else "")
 
 
 def keep(part: str, figures: Figures, rows: dict[str, Row], about: dict[str, Any], places: Places) -> None:
@@ -117,6 +122,12 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, help="of every row (default: 5 for the headline rows, else 3)")
     parser.add_argument("--split", choices=SPLITS, default=SPLITS[0])
     parser.add_argument("--data", type=Path, default=DATA, help="folder of interactions.parquet")
+    parser.add_argument("--log", type=Path, help="a log of your own instead: Parquet, a folder of it, or CSV")
+    for role, names in ROLES.items():
+        parser.add_argument(f"--{role}", metavar="COLUMN", help=f"of --log (default: {' or '.join(names)})")
+    parser.add_argument(
+        "--core", type=int, default=CORE, help=f"of --log: least events, from 3 on (default {CORE})"
+    )
     parser.add_argument("--peers", type=Path, help="folder of public repositories by name")
     parser.add_argument("--epochs", type=int, help=f"at most so many (default {budget.epochs})")
     parser.add_argument(
@@ -150,7 +161,7 @@ def ended(run: Callable[[], int]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return run()
-    except (DataAbsent, UnknownRow, Busy) as mistake:
+    except (DataAbsent, StudyError, UnknownRow, Busy) as mistake:
         print(f"error: {mistake}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -161,7 +172,11 @@ def ended(run: Callable[[], int]) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     peers = wanted_peers(arguments)
     users = QUICK_USERS if arguments.quick else None
-    data = load_a5(arguments.data, split=arguments.split, users=users)
+    if arguments.log:
+        columns = {role: name for role in ROLES if (name := getattr(arguments, role))}
+        data = load_log(arguments.log, columns=columns, core=arguments.core, split=arguments.split, users=users)
+    else:
+        data = load_a5(arguments.data, split=arguments.split, users=users)
     budget = Budget(
         threads=arguments.threads, epochs=arguments.epochs or Budget().epochs, device=arguments.device,
         checkouts=arguments.peers.resolve() if arguments.peers else None, core_minutes=arguments.core_minutes,
@@ -184,7 +199,9 @@ def _run(arguments: argparse.Namespace) -> int:
     folder = runner.cache.folder
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
     unlike, shown = unlike_the_benchmark(arguments), False
-    if unlike and not arguments.record:
+    if arguments.log:  # its figures are its owner's, not this repository's
+        keep(part_of(arguments), figures, rows, _about(data, budget, scale), Places(folder, None))
+    elif unlike and not arguments.record:
         print(f"not recorded: with {unlike} it is not the whole benchmark (RECORD=1 records it)", file=sys.stderr)
     elif figures.systems:
         places = Places(arguments.results, None if arguments.quick else arguments.page)

@@ -219,13 +219,13 @@ def load_a5(data: Path = DATA, *, split: str = "leave-one-out", users: int | Non
     others = everyone[everyone["domain"].isin(A5) & ~everyone["user_id"].isin(set(core["user_id"]))]
     if users is not None:
         share = users / core["user_id"].nunique()
-        core = _drawn(core, users)
-        others = _drawn(others, round(share * others["user_id"].nunique()))
+        core = drawn(core, users)
+        others = drawn(others, round(share * others["user_id"].nunique()))
     name = f"a5-{users or 'all'}-{split}"
     return cut(name, core, others, A5, split=split)
 
 
-def _drawn(log: pd.DataFrame, users: int) -> pd.DataFrame:
+def drawn(log: pd.DataFrame, users: int) -> pd.DataFrame:
     """Return the rows of so many users, always the same."""
     names = np.sort(log["user_id"].unique())
     return log[log["user_id"].isin(set(np.random.default_rng(0).permutation(names)[:users]))]
