@@ -114,7 +114,7 @@ bench-quality: setup ## every system on set A5, or on LOG=log.parquet: hours, re
 	@sh -c "$$SETUP" bench || echo "bench-quality goes on without the rows of the kept library"
 	@$(JOBS)/python -m benchmarks.quality $(if $(QUICK),--quick) $(if $(ROWS),--rows $(ROWS)) \
 	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(SPLIT),--split "$(SPLIT)") $(if $(DATA),--data "$(DATA)") \
-	    $(if $(LOG),--log "$(LOG)") $(COLUMNS) $(if $(CORE),--core "$(CORE)") \
+	    $(if $(LOG),--log "$(LOG)") $(LOG_COLUMNS) $(if $(DOMAINS),--domains $(DOMAINS)) $(if $(CORE),--core "$(CORE)") \
 	    $(if $(PEERS),--peers "$(PEERS)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(DEVICE),--device "$(DEVICE)") \
 	    $(if $(CORE_MINUTES),--core-minutes "$(CORE_MINUTES)") $(if $(TRIALS),--trials "$(TRIALS)") $(if $(JOBS_AT_ONCE),--jobs "$(JOBS_AT_ONCE)") $(if $(REPORT),--report) \
 	    $(if $(RECORD),--record) $(if $(RESTORE),--restore)

@@ -49,8 +49,14 @@ def ordered_events(
 
 
 def _whole(name: str, values: ArrayLike) -> Array:
-    """Return whole numbers as int64; what is not whole is refused, not cut off."""
+    """Return whole numbers as int64, of whatever type they are; what is not whole is refused, not cut off."""
     given = np.asarray(values)
-    if given.dtype.kind not in "iu" and given.size:
+    try:
+        with np.errstate(invalid="ignore"):
+            whole = given.astype(np.int64)
+        same = bool(np.all(whole == given))
+    except (TypeError, ValueError, OverflowError):
+        same = False
+    if not same:
         raise ValueError(f"from_events: {name} must be whole numbers, got {given.dtype}")
-    return given.astype(np.int64)
+    return whole

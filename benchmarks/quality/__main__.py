@@ -89,8 +89,9 @@ def into_page(text: str, part: str, tables: str, target: str = "bench-quality") 
 def wanted_peers(arguments: argparse.Namespace) -> list[Peer]:
     """Return the rows of this run in their order; QUICK leaves slow ones out that nobody asked for."""
     peers = all_peers()
-    if arguments.quick and not arguments.rows:
-        peers = {name: quick for name, peer in peers.items() if (quick := peer.quick())}
+    if arguments.quick:  # a slow row that is asked for by name runs as it is
+        small = {name: peer.quick() or (peer if arguments.rows else None) for name, peer in peers.items()}
+        peers = {name: peer for name, peer in small.items() if peer}
     return order(peers, arguments.rows)
 
 
@@ -125,9 +126,8 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--log", type=Path, help="a log of your own instead: Parquet, a folder of it, or CSV")
     for role, names in ROLES.items():
         parser.add_argument(f"--{role}", metavar="COLUMN", help=f"of --log (default: {' or '.join(names)})")
-    parser.add_argument(
-        "--core", type=int, default=CORE, help=f"of --log: least events, from 3 on (default {CORE})"
-    )
+    parser.add_argument("--domains", nargs="+", metavar="DOMAIN", help="of --log: these alone (default: all)")
+    parser.add_argument("--core", type=int, help=f"of --log: least events, 3 or more (default {CORE})")
     parser.add_argument("--peers", type=Path, help="folder of public repositories by name")
     parser.add_argument("--epochs", type=int, help=f"at most so many (default {budget.epochs})")
     parser.add_argument(
@@ -174,7 +174,12 @@ def _run(arguments: argparse.Namespace) -> int:
     users = QUICK_USERS if arguments.quick else None
     if arguments.log:
         columns = {role: name for role in ROLES if (name := getattr(arguments, role))}
-        data = load_log(arguments.log, columns=columns, core=arguments.core, split=arguments.split, users=users)
+        data = load_log(
+            arguments.log, columns=columns, domains=arguments.domains, core=arguments.core or CORE,
+            split=arguments.split, users=users,
+        )  # fmt: skip
+    elif given := [name for name in (*ROLES, "domains", "core") if getattr(arguments, name)]:
+        raise StudyError(f"--{given[0]} is for a log of your own: give LOG= (--log), too")
     else:
         data = load_a5(arguments.data, split=arguments.split, users=users)
     budget = Budget(
@@ -199,11 +204,11 @@ def _run(arguments: argparse.Namespace) -> int:
     folder = runner.cache.folder
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
     unlike, shown = unlike_the_benchmark(arguments), False
-    if arguments.log:  # its figures are its owner's, not this repository's
+    if arguments.log and figures.systems:  # its figures are its owner's, not this repository's
         keep(part_of(arguments), figures, rows, _about(data, budget, scale), Places(folder, None))
-    elif unlike and not arguments.record:
+    elif unlike and not arguments.record and not arguments.log:
         print(f"not recorded: with {unlike} it is not the whole benchmark (RECORD=1 records it)", file=sys.stderr)
-    elif figures.systems:
+    elif figures.systems and not arguments.log:
         places = Places(arguments.results, None if arguments.quick else arguments.page)
         keep(part_of(arguments), figures, rows, _about(data, budget, scale), places)
         archive(runner.cache.folder, archived)

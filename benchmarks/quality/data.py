@@ -255,6 +255,8 @@ def cut(name: str, log: pd.DataFrame, others: pd.DataFrame, domains: Sequence[st
         wider.append(known.append(of_domain.difference(known)))
     outside = _number(others, pd.Index(np.sort(others["user_id"].unique())), wider, code)
     part_E = _parts(events, split)
+    if not np.bincount(part_E, minlength=3).all():
+        raise ValueError("the times are too coarse to split by: one moment holds the start of two parts")
     if split == "time":  # nobody learns from what happens during validation or later
         outside = outside.take(outside.ts_E < events.ts_E[part_E == VALID].min())
     n_items = tuple(len(items) for items in vocabulary)

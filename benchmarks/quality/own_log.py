@@ -8,7 +8,7 @@ Shapes: E events.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +20,14 @@ from benchmarks.quality.data import QualityData, cut, drawn
 from syncrec_model.study_columns import StudyError
 from syncrec_model.study_log import RawLog, read_log
 
-_LEAST_CASES = 20  # of a domain's test cases; fewer tell nothing apart
+_LEAST = 10  # of a domain's training events and cases of each part; fewer tell nothing apart
 
 
 def load_log(
     path: Path,
     *,
     columns: Mapping[str, str] | None = None,
+    domains: Sequence[str] | None = None,
     core: int = CORE,
     split: str = "leave-one-out",
     users: int | None = None,
@@ -34,11 +35,11 @@ def load_log(
     """Read a log of users, items, domains and times (`syncrec_model.study_log.read_log`) as a benchmark set.
 
     The benchmark's users are those of two domains or more in the iterated core; everybody else is outside it. A
-    user's later events with an item that they had before are left out: the harness never recommends an item again;
-    so are users who have every item of a domain: nothing is left there to rank a target against.
-    columns: names of the log's columns by role. core: least number of events of every user and item, from 3 on
-    (two cases and something to learn from). users: as many of the benchmark's, drawn with a fixed seed, and the
-    same share of the people outside; None, or more than there are: all.
+    user's later events with an item that they had before are left out: the harness never recommends an item again.
+    Users who have every item of a domain count among the people outside: nothing is left to rank a target against.
+    columns: names of the log's columns by role. domains: these alone; None: all. core: least number of events of
+    every user and item, from 3 on (two cases and something to learn from). users: as many of the benchmark's, drawn
+    with a fixed seed, and the same share of the people outside; None, or more than there are: all.
 
     Raises
     ------
@@ -51,26 +52,34 @@ def load_log(
     print(f"reading {path} ...", file=sys.stderr, flush=True)
     raw = read_log(path, columns)
     everyone, repeated = _first_times(raw)
-    domains = sorted(raw.domains)
-    if len(domains) < 2:
-        raise StudyError(
-            f"{path}: one domain only ({domains[0]}): the benchmark asks what domains give to each other"
-        )
-    table = pa.Table.from_pandas(everyone, preserve_index=False)
-    inside, sated = _rankable(five_core(table, core, domains).to_pandas())
+    names = sorted(raw.domains) if domains is None else list(dict.fromkeys(domains))
+    if strange := [name for name in names if name not in raw.domains]:
+        raise StudyError(f"{path} has no domain {strange[0]!r}; it has {', '.join(sorted(raw.domains))}")
+    if len(names) < 2:
+        raise StudyError(f"{path}: one domain only ({names[0]}): the benchmark asks what domains give another")
+    everyone = everyone[everyone["domain"].isin(names)]
+    inside = five_core(pa.Table.from_pandas(everyone, preserve_index=False), core, names).to_pandas()
+    _check(path, inside, names, core)
     others = everyone[~everyone["user_id"].isin(set(inside["user_id"]))]
     n_users = inside["user_id"].nunique()
     if users is not None and users < n_users:
         inside = drawn(inside, users)
         others = drawn(others, round(users / n_users * others["user_id"].nunique()))
-    _check(path, inside, domains, core)
+    inside, sated = _rankable(path, inside)
+    others = pd.concat([others, sated])
     print(
         f"{path}: {inside['user_id'].nunique():,} users of two domains or more with {len(inside):,} events, "
-        f"{others['user_id'].nunique():,} people outside; left out: {repeated:,} events with an item had "
-        f"before, {sated:,} users who had every item of a domain",
+        f"{others['user_id'].nunique():,} people outside, {sated['user_id'].nunique():,} of them because they had "
+        f"every item of a domain; {repeated:,} events with an item had before are left out",
         file=sys.stderr,
     )
-    return cut(f"{path.name.split('.')[0]}-{users or 'all'}-{split}", inside, others, domains, split=split)
+    name = f"{path.name.split('.')[0]}-{users or 'all'}-{split}"
+    try:
+        data = cut(name, inside, others, names, split=split)
+    except ValueError as mistake:
+        raise StudyError(f"{path}: {mistake}") from None
+    _check_cut(path, data)
+    return data
 
 
 def _first_times(raw: RawLog) -> tuple[pd.DataFrame, int]:
@@ -88,25 +97,43 @@ def _first_times(raw: RawLog) -> tuple[pd.DataFrame, int]:
     return first, len(log) - len(first)
 
 
-def _rankable(log: pd.DataFrame) -> tuple[pd.DataFrame, int]:
-    """Return the log without users who have all items of a domain, and how many these are."""
-    n_users = log["user_id"].nunique()
+def _rankable(path: Path, log: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the log without users who have all items of a domain, and the events of these."""
+    kept = log
     while True:
-        own = log.groupby(["user_id", "domain"])["item_id"].nunique().reset_index()
-        of_domain = own["domain"].map(log.groupby("domain")["item_id"].nunique())
-        sated = set(own.loc[own["item_id"] >= of_domain, "user_id"])
+        n_items = kept.groupby("domain")["item_id"].nunique()
+        if few := [str(name) for name in n_items.index[n_items < 2]]:
+            raise StudyError(
+                f"{path}: domain {few[0]!r} has one item, so there is nothing to rank; name the others with "
+                "DOMAINS= (--domains)"
+            )
+        own = kept.groupby(["user_id", "domain"])["item_id"].nunique().reset_index()
+        sated = set(own.loc[own["item_id"] >= own["domain"].map(n_items), "user_id"])
         if not sated:
-            return log, n_users - log["user_id"].nunique()
-        log = log[~log["user_id"].isin(sated)]
+            return kept, log[~log["user_id"].isin(set(kept["user_id"]))]
+        kept = kept[~kept["user_id"].isin(sated)]
 
 
-def _check(path: Path, inside: pd.DataFrame, domains: list[str], core: int) -> None:
-    counts = inside["domain"].value_counts()
-    missing = [domain for domain in domains if domain not in counts]
+def _check(path: Path, inside: pd.DataFrame, domains: Sequence[str], core: int) -> None:
+    found = set(inside["domain"])
+    missing = [domain for domain in domains if domain not in found]
     if missing:
         raise StudyError(
             f"{path}: of domain {missing[0]!r} nothing is left of core {core} among users of two domains or more; "
-            "give a smaller CORE= (--core), or a log without it"
+            "give a smaller CORE= (--core) or name the others with DOMAINS= (--domains)"
         )
-    if len(inside) < _LEAST_CASES * len(domains):
-        raise StudyError(f"{path}: {len(inside)} events are left of core {core}, too few to compare anything")
+
+
+def _check_cut(path: Path, data: QualityData) -> None:
+    """Every domain needs something to learn from and cases of both parts: no row can be compared without."""
+    learned = np.bincount(data.train.domain_E, minlength=len(data.domains) + 1)[1:]
+    counts = {"training events": learned}
+    for part, word in (("valid", "validation cases"), ("test", "test cases")):
+        counts[word] = np.bincount(data.cases[part].domain_M, minlength=len(data.domains) + 1)[1:]
+    for word, found_D in counts.items():
+        for domain, found in zip(data.domains, found_D.tolist(), strict=True):
+            if found < _LEAST:
+                raise StudyError(
+                    f"{path}: domain {domain!r} has {found} {word}, fewer than {_LEAST}: too few to tell systems "
+                    "apart; name the others with DOMAINS= (--domains)"
+                )

@@ -152,7 +152,7 @@ def test_the_page_of_the_repository_has_a_place_for_each_split() -> None:
 
 def test_the_make_target_passes_every_option(tmp_path: Path) -> None:
     words = "QUICK=1 ROWS=a\\ b SEEDS=2 SPLIT=time DATA=d PEERS=p EPOCHS=3 DEVICE=cpu TRIALS=1 JOBS_AT_ONCE=3"
-    words += " REPORT=1 RECORD=1"
+    words += " REPORT=1 RECORD=1 LOG=log.csv CORE=4 DOMAINS=books\\ toys LOG_COLUMNS='--user uid --ts at'"
     root = Path(command.__file__).parents[2]
     shown = subprocess.run(
         f"make --no-print-directory -n bench-quality {words}", shell=True, cwd=root, capture_output=True, text=True,
@@ -164,6 +164,8 @@ def test_the_make_target_passes_every_option(tmp_path: Path) -> None:
     assert (arguments.quick, arguments.report, arguments.record) == (True, True, True)
     assert (str(arguments.data), str(arguments.peers), arguments.device) == ("d", "p", "cpu")
     assert (arguments.seeds, arguments.trials, arguments.jobs) == (2, 1, 3)
+    assert (str(arguments.log), arguments.core, arguments.domains) == ("log.csv", 4, ["books", "toys"])
+    assert (arguments.user, arguments.item, arguments.ts) == ("uid", None, "at")
 
 
 def test_ctrl_c_gives_130_and_says_how_to_go_on(

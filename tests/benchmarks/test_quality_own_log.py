@@ -33,18 +33,22 @@ def write(folder: Path, events: list[tuple[str, str, str, str]], suffix: str = "
     return path
 
 
-BOTH = [event for user in range(12) for event in rows(f"u{user:02}", "bt", 1 + user)]
+USERS = [(f"u{user:02}", ("bt", "tb")[user // 2 % 2], 1 + user % 12) for user in range(24)]
+BOTH = [event for user in USERS for event in rows(*user)]
+GIFTS = [(user, "card", "gifts", "2024-01-01T09:00:00") for user, _, _ in USERS]
+COARSE = [(*event[:3], f"2024-01-{1 + place % 6 // 3:02}") for place, event in enumerate(BOTH)]
 ALONE = [event for user in range(5) for event in rows(f"x{user}", "b", 2)]
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 def test_users_of_two_domains_are_inside_everybody_else_outside(tmp_path: Path, suffix: str) -> None:
     data = load_log(write(tmp_path, BOTH + ALONE, suffix))
-    assert isinstance(data, QualityData) and data.domains == ("books", "toys") and data.n_users == 12
+    assert isinstance(data, QualityData) and data.domains == ("books", "toys") and data.n_users == 24
     assert data.n_items == (6, 6), "an id in two domains is two items"
-    assert len(data.events) == 12 * 6 and len(data.outside) == 5 * 6
+    assert len(data.events) == 24 * 6 and len(data.outside) == 5 * 6
     assert data.n_outside_items == (6, 6)
-    assert (data.events.domain_E[data.part_E == TEST] == 2).all()
+    last = data.events.domain_E[data.part_E == TEST]
+    assert last.tolist() == [2 if domains == "bt" else 1 for _, domains, _ in USERS]
     assert data.name == "shop-all-leave-one-out"
 
 
@@ -53,10 +57,10 @@ def test_an_item_had_before_is_no_case_and_times_of_any_unit_only_order(
 ) -> None:
     again = [("u00", "i1", "books", "2024-02-01T00:00:00"), ("u01", "i3", "toys", "2024-02-01T00:00:00")]
     data = load_log(write(tmp_path, again + BOTH))
-    assert len(data.events) == 12 * 6
-    assert "12 users of two domains or more with 72 events, 0 people outside; left out: 2 events with an item" in (
-        capsys.readouterr().err
-    )
+    assert len(data.events) == 24 * 6
+    said = capsys.readouterr().err
+    assert "24 users of two domains or more with 144 events, 0 people outside" in said
+    assert "2 events with an item had before are left out" in said
 
 
 def test_a_user_with_every_item_of_a_domain_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,14 +68,14 @@ def test_a_user_with_every_item_of_a_domain_is_left_out(tmp_path: Path, capsys: 
         ("all", f"i{item}", domain, f"2024-01-{2 + item:02}") for item in range(6) for domain in ("books", "toys")
     ]
     data = load_log(write(tmp_path, [(*event[:3], f"{event[3][:10]}T11:00:00") for event in sated] + BOTH))
-    assert data.n_users == 12 and len(data.outside) == 12
-    assert "1 users who had every item" in capsys.readouterr().err
+    assert data.n_users == 24 and len(data.outside) == 12
+    assert "1 people outside, 1 of them because they had every item of a domain" in capsys.readouterr().err
 
 
 def test_fewer_users_are_a_fixed_draw_and_more_than_there_are_all(tmp_path: Path) -> None:
     path = write(tmp_path, BOTH + ALONE)
-    assert load_log(path, users=8).n_users == 8 and load_log(path, users=500).n_users == 12
-    assert load_log(path, users=8).fingerprint() == load_log(path, users=8).fingerprint()
+    assert load_log(path, users=22).n_users == 22 and load_log(path, users=500).n_users == 24
+    assert load_log(path, users=22).fingerprint() == load_log(path, users=22).fingerprint()
 
 
 @pytest.mark.parametrize(
@@ -80,7 +84,13 @@ def test_fewer_users_are_a_fixed_draw_and_more_than_there_are_all(tmp_path: Path
         (ALONE, {}, r"one domain only \(books\)"),
         (BOTH, {"core": 2}, "give 3 or more"),
         (BOTH, {"core": 50}, "nothing is left of core 50 .* give a smaller CORE="),
-        (BOTH[:36], {"core": 3}, "36 events are left of core 3, too few"),
+        (BOTH[:96], {"core": 3}, "domain 'books' has 8 validation cases, fewer than 10"),
+        (BOTH, {"users": 9}, "fewer than 10: too few to tell systems apart"),
+        (BOTH, {"domains": ["books", "games"]}, "has no domain 'games'; it has books, toys"),
+        (BOTH, {"domains": ["books"]}, r"one domain only \(books\)"),
+        ([*BOTH, *GIFTS], {}, "domain 'gifts' has one item"),
+        (COARSE, {"split": "time"}, "too coarse to split by"),
+        (BOTH, {"split": "time"}, "validation cases, fewer than 10"),
         (BOTH, {"columns": {"user": "customer"}}, "customer"),
     ],
 )
@@ -89,6 +99,16 @@ def test_what_cannot_be_compared_is_refused_in_words(
 ) -> None:
     with pytest.raises(StudyError, match=words):
         load_log(write(tmp_path, events), **options)
+
+
+def test_domains_can_be_named(tmp_path: Path) -> None:
+    data = load_log(write(tmp_path, [*BOTH, *GIFTS]), domains=["toys", "books"])
+    assert data.domains == ("toys", "books") and data.n_users == 24
+
+
+def test_options_of_a_log_need_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--core", "3"]) == 2
+    assert "error: --core is for a log of your own: give LOG=" in capsys.readouterr().err
 
 
 def test_figures_of_a_log_go_to_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,5 +125,7 @@ def test_figures_of_a_log_go_to_its_own_folder(tmp_path: Path, capsys: pytest.Ca
     assert set(found["parts"]) == {"log"} and set(systems) == {"popularity", "popularity.all"}
     assert set(systems["popularity"]["test"]["ndcg@10"]) == {"books", "toys", "macro", "min"}
     assert not (tmp_path / "repository").exists() and path.read_text() == before
+    assert command.main(["--log", str(path), "--epochs", "7", "--report", *options]) == 0
+    assert json.loads((folder / "quality.json").read_text()) == found, "nothing is there of 7 epochs to write"
     assert command.main(["--log", str(tmp_path / "none.csv"), *options]) == 2
     assert "error:" in capsys.readouterr().err

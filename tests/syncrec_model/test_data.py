@@ -122,6 +122,9 @@ def test_a_shorter_window_is_the_set_built_with_that_window():
         ("timestamps", [1, 2], r"timestamps has the shape \(2,\), user_ids \(3,\)"),
         ("item_indexes", [1.0, 1.5, 2.0], "item_indexes must be whole numbers, got float64"),
         ("item_indexes", ["a", "b", "c"], "item_indexes must be whole numbers"),
+        ("item_indexes", ["1", "2", "1"], "item_indexes must be whole numbers"),
+        ("item_indexes", [1.0, np.nan, 2.0], "item_indexes must be whole numbers"),
+        ("item_indexes", np.array([1, 2**63 + 1, 1], np.uint64), "item_indexes must be whole numbers"),
         ("domain_codes", [1, 1], r"domain_codes has the shape \(2,\)"),
         ("domain_codes", [1, 1, 3], "codes must lie in 0..2"),
         ("item_indexes", [1, 9, 1], "outside 1..n_items"),
@@ -140,6 +143,9 @@ def test_a_log_with_a_column_that_cannot_be_read_is_refused_in_words(column, wro
     SequenceSet.from_events(**log, max_length=3)
     with pytest.raises(ValueError, match=words):
         SequenceSet.from_events(**{**log, column: wrong}, max_length=3)
+    for kind in (np.float64, np.uint64, object):
+        same = SequenceSet.from_events(**{**log, "item_indexes": np.array([1, 2, 1], kind)}, max_length=3)
+        assert same.cross_items_UT.tolist() == [[0, 1, 2], [0, 0, 1]]
     assert SequenceSet.from_events(
         **{name: log[name] for name in log if name != "timestamps"}, max_length=3
     ).n_users
