@@ -54,7 +54,7 @@ def read_study(
     if users is not None and users < 1:
         raise StudyError(f"users = {users}: give a whole number, at least 1")
     raw = read_log(path, columns, unit)
-    names = _chosen_domains(raw, domains)
+    names = chosen_domains(raw, domains)
     wanted = (repeats,) if isinstance(repeats, str) else tuple(repeats)
     if strange := [domain for domain in wanted if domain not in names]:
         raise StudyError(f"repeats names the unknown domain {strange[0]!r}; domains are {', '.join(names)}")
@@ -65,7 +65,8 @@ def read_study(
     return data
 
 
-def _chosen_domains(raw: RawLog, wanted: Sequence[str] | None) -> list[str]:
+def chosen_domains(raw: RawLog, wanted: Sequence[str] | None) -> list[str]:
+    """Return the domains that were asked for, None: all, by name; fewer than two and unknown ones are refused."""
     names = sorted(raw.domains) if wanted is None else list(dict.fromkeys(wanted))
     if strange := [name for name in names if name not in raw.domains]:
         raise StudyError(f"{raw.path} has no domain {strange[0]!r}; it has {', '.join(sorted(raw.domains))}")

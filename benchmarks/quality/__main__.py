@@ -175,10 +175,10 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.log:
         columns = {role: name for role in ROLES if (name := getattr(arguments, role))}
         data = load_log(
-            arguments.log, columns=columns, domains=arguments.domains, core=arguments.core or CORE,
-            split=arguments.split, users=users,
+            arguments.log, columns=columns, domains=arguments.domains, split=arguments.split, users=users,
+            core=CORE if arguments.core is None else arguments.core,
         )  # fmt: skip
-    elif given := [name for name in (*ROLES, "domains", "core") if getattr(arguments, name)]:
+    elif given := [name for name in (*ROLES, "domains", "core") if getattr(arguments, name) is not None]:
         raise StudyError(f"--{given[0]} is for a log of your own: give LOG= (--log), too")
     else:
         data = load_a5(arguments.data, split=arguments.split, users=users)

@@ -18,6 +18,7 @@ import pyarrow as pa
 from benchmarks.prepare_amazon2014 import CORE, five_core
 from benchmarks.quality.data import QualityData, cut, drawn
 from syncrec_model.study_columns import StudyError
+from syncrec_model.study_cut import chosen_domains
 from syncrec_model.study_log import RawLog, read_log
 
 _LEAST = 10  # of a domain's training events and cases of each part; fewer tell nothing apart
@@ -52,11 +53,7 @@ def load_log(
     print(f"reading {path} ...", file=sys.stderr, flush=True)
     raw = read_log(path, columns)
     everyone, repeated = _first_times(raw)
-    names = sorted(raw.domains) if domains is None else list(dict.fromkeys(domains))
-    if strange := [name for name in names if name not in raw.domains]:
-        raise StudyError(f"{path} has no domain {strange[0]!r}; it has {', '.join(sorted(raw.domains))}")
-    if len(names) < 2:
-        raise StudyError(f"{path}: one domain only ({names[0]}): the benchmark asks what domains give another")
+    names = chosen_domains(raw, domains)
     everyone = everyone[everyone["domain"].isin(names)]
     inside = five_core(pa.Table.from_pandas(everyone, preserve_index=False), core, names).to_pandas()
     _check(path, inside, names, core)
@@ -66,6 +63,8 @@ def load_log(
         inside = drawn(inside, users)
         others = drawn(others, round(users / n_users * others["user_id"].nunique()))
     inside, sated = _rankable(path, inside)
+    if inside.empty:
+        raise StudyError(f"{path}: every user had every item of a domain: there is nothing to rank")
     others = pd.concat([others, sated])
     print(
         f"{path}: {inside['user_id'].nunique():,} users of two domains or more with {len(inside):,} events, "

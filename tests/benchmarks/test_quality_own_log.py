@@ -13,10 +13,12 @@ from benchmarks.quality.data import TEST, QualityData
 from benchmarks.quality.own_log import load_log
 from syncrec_model.study_columns import StudyError
 
+NAMES = ("books", "toys")
+
 
 def rows(user: str, domains: str, first: int = 1) -> list[tuple[str, str, str, str]]:
     """Return six events of a user, one a day from a day on, each with the next item of the next domain."""
-    names = {"b": "books", "t": "toys"}
+    names = dict(zip("bt", NAMES, strict=True))
     return [
         (user, f"i{(first + step) % 6}", names[domains[step % len(domains)]], f"2024-01-{first + step:02}T10:00:00")
         for step in range(6)
@@ -36,6 +38,12 @@ def write(folder: Path, events: list[tuple[str, str, str, str]], suffix: str = "
 USERS = [(f"u{user:02}", ("bt", "tb")[user // 2 % 2], 1 + user % 12) for user in range(24)]
 BOTH = [event for user in USERS for event in rows(*user)]
 GIFTS = [(user, "card", "gifts", "2024-01-01T09:00:00") for user, _, _ in USERS]
+EVERYTHING = [
+    (f"u{user}", f"i{item}", domain, f"2024-01-{1 + item:02}")
+    for user in range(9)
+    for item in range(3)
+    for domain in NAMES
+]
 COARSE = [(*event[:3], f"2024-01-{1 + place % 6 // 3:02}") for place, event in enumerate(BOTH)]
 ALONE = [event for user in range(5) for event in rows(f"x{user}", "b", 2)]
 
@@ -92,6 +100,7 @@ def test_fewer_users_are_a_fixed_draw_and_more_than_there_are_all(tmp_path: Path
         (COARSE, {"split": "time"}, "too coarse to split by"),
         (BOTH, {"split": "time"}, "validation cases, fewer than 10"),
         (BOTH, {"columns": {"user": "customer"}}, "customer"),
+        (EVERYTHING, {}, "every user had every item of a domain"),
     ],
 )
 def test_what_cannot_be_compared_is_refused_in_words(
@@ -107,7 +116,7 @@ def test_domains_can_be_named(tmp_path: Path) -> None:
 
 
 def test_options_of_a_log_need_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.main(["--core", "3"]) == 2
+    assert command.main(["--core", "0"]) == 2
     assert "error: --core is for a log of your own: give LOG=" in capsys.readouterr().err
 
 
