@@ -122,7 +122,7 @@ bench-quality: setup ## every system on set A5, or on LOG=log.parquet: hours, re
 bench-sweep: setup ## quality over C, K, j, T, delta, eta, users: hours, resumable; SWEEP="channels eta" SEEDS=2 FULL=1
 	@$(JOBS)/python -m benchmarks.quality.sweeps $(if $(SWEEP),--sweeps $(SWEEP)) $(if $(FULL),--full) \
 	    $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)") \
-	    $(if $(DEVICE),--device "$(DEVICE)") $(if $(REPORT),--report) $(if $(RECORD),--record)
+	    $(if $(DEVICE),--device "$(DEVICE)") $(if $(REPORT),--report) $(if $(RECORD),--record) $(if $(RESTORE),--restore)
 
 bench-data: setup ## sequences of generated logs beside DuckDB and others; SIZES="1 5 20 50" ROUNDS=3 QUICK=1 RELEASED=../SyNCRec
 	@sh -c "$$SETUP" bench || echo "bench-data goes on without the row of the kept library"

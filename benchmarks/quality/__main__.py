@@ -28,7 +28,7 @@ from benchmarks.quality.plan import Scale, UnknownRow, order
 from benchmarks.quality.plots import draw
 from benchmarks.quality.progress import Progress
 from benchmarks.quality.protocol import Budget, Peer
-from benchmarks.quality.runner import Busy, Runner
+from benchmarks.quality.runner import NOT_TRAINED, Busy, Runner
 from benchmarks.quality.systems import Row
 from benchmarks.quality.tables import report
 from benchmarks.record import RESULTS, ROOT, record
@@ -104,13 +104,16 @@ def scale_of(arguments: argparse.Namespace) -> Scale:
     return Scale(trials=arguments.trials)
 
 
-def unlike_the_benchmark(arguments: argparse.Namespace) -> str:
-    """Return why a run's figures are not the benchmark's, "" where they are."""
+def unlike_the_benchmark(arguments: argparse.Namespace, rows: dict[str, Row]) -> str:
+    """Return why a run's figures are not the benchmark's, "" where they are: "with ROWS and without ease.all"."""
     asked = {
         "ROWS": arguments.rows, "EPOCHS": arguments.epochs, "TRIALS": arguments.trials, "SEEDS": arguments.seeds,
         "CORE_MINUTES": arguments.core_minutes,
     }  # fmt: skip
-    return " and ".join(name for name, value in asked.items() if value)
+    changed = [name for name, value in asked.items() if value]
+    untrained = [name for name, row in rows.items() if row.absent == NOT_TRAINED]
+    reasons = [f"with {' and '.join(changed)}"] if changed else []
+    return " and ".join([*reasons, *([f"without {', '.join(untrained)}"] if untrained else [])])
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -122,7 +125,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--seeds", type=int, help="of every row (default: 5 for the headline rows, else 3)")
     parser.add_argument("--split", choices=SPLITS, default=SPLITS[0])
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of interactions.parquet")
+    parser.add_argument(
+        "--data", type=Path, help=f"folder of interactions.parquet (default: ../shared/data/{DATA.name})"
+    )
     parser.add_argument("--log", type=Path, help="a log of your own instead: Parquet, a folder of it, or CSV")
     for role, names in ROLES.items():
         parser.add_argument(f"--{role}", metavar="COLUMN", help=f"of --log (default: {' or '.join(names)})")
@@ -173,6 +178,8 @@ def _run(arguments: argparse.Namespace) -> int:
     peers = wanted_peers(arguments)
     users = QUICK_USERS if arguments.quick else None
     if arguments.log:
+        if idle := [name for name in ("data", "record", "restore") if getattr(arguments, name)]:
+            raise StudyError(f"--{idle[0]} is for set A5 and does nothing for a log of your own: leave it away")
         columns = {role: name for role in ROLES if (name := getattr(arguments, role))}
         data = load_log(
             arguments.log, columns=columns, domains=arguments.domains, split=arguments.split, users=users,
@@ -181,7 +188,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif given := [name for name in (*ROLES, "domains", "core") if getattr(arguments, name) is not None]:
         raise StudyError(f"--{given[0]} is for a log of your own: give LOG= (--log), too")
     else:
-        data = load_a5(arguments.data, split=arguments.split, users=users)
+        data = load_a5(arguments.data or DATA, split=arguments.split, users=users)
     budget = Budget(
         threads=arguments.threads, epochs=arguments.epochs or Budget().epochs, device=arguments.device,
         checkouts=arguments.peers.resolve() if arguments.peers else None, core_minutes=arguments.core_minutes,
@@ -203,11 +210,11 @@ def _run(arguments: argparse.Namespace) -> int:
     print(text)
     folder = runner.cache.folder
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
-    unlike, shown = unlike_the_benchmark(arguments), False
+    unlike, shown = unlike_the_benchmark(arguments, rows), False
     if arguments.log and figures.systems:  # its figures are its owner's, not this repository's
         keep(part_of(arguments), figures, rows, _about(data, budget, scale), Places(folder, None))
     elif unlike and not arguments.record and not arguments.log:
-        print(f"not recorded: with {unlike} it is not the whole benchmark (RECORD=1 records it)", file=sys.stderr)
+        print(f"not recorded: {unlike} it is not the whole benchmark (RECORD=1 records it)", file=sys.stderr)
     elif figures.systems and not arguments.log:
         places = Places(arguments.results, None if arguments.quick else arguments.page)
         keep(part_of(arguments), figures, rows, _about(data, budget, scale), places)

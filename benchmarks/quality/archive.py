@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ _FIGURES = "figures"
 _QUICK_S = 60.0  # what trains sooner is not worth its place
 
 
-def archive(cells: Path, folder: Path, at_least_s: float = _QUICK_S) -> int:
+def archive(cells: Path, folder: Path, at_least_s: float = _QUICK_S, *, rows: Collection[str] | None = None) -> int:
     """Copy the finished cells of a cache's folder into an archive's; return how many were new or had changed.
 
     at_least_s: cells whose training took less are left out, but for ensembles, which need other cells' scores.
+    rows: those of these rows alone; None: of all.
     Ranks are kept as whole numbers of halves (the mean rank of a tie is one), 0 for a case that has none; what
     cannot be ranked at all is left out.
     """
@@ -33,6 +34,8 @@ def archive(cells: Path, folder: Path, at_least_s: float = _QUICK_S) -> int:
     changed = 0
     for file in sorted(cells.glob("*.npz")):
         figures = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
+        if rows is not None and figures["row"] not in rows:
+            continue
         if figures["train_s"] < at_least_s and figures["kind"] != "ensemble":
             continue
         with np.load(file) as found:

@@ -28,6 +28,9 @@ from benchmarks.quality.systems import Row, choose_rivals, systems_of, validatio
 from benchmarks.quality.trials import ABSENT, DONE, FAILED, Trial, Trials
 from jobs.code_version import code_version
 
+NOT_TRAINED = "not trained yet"
+"""Why a row is absent from a report, which trains nothing."""
+
 
 class Busy(Exception):
     """Another run works in the same folder."""
@@ -160,7 +163,7 @@ class Runner:
             self._drop_scores([result.cell for result in tried if result is not best])
             yield from self._more_seeds(row, seeds(peer, self.peers.values(), self.scale))
         elif not row.absent and not row.errors:
-            row.absent = "not trained yet"
+            row.absent = NOT_TRAINED
         self.progress.finish(peer.name)
         row.trials = self.trials.of(peer.name)
 

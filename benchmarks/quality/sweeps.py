@@ -3,6 +3,7 @@
     make bench-sweep                          # every sweep, on the users of QUICK alone, two seeds
     make bench-sweep SWEEP="channels eta"     # some
     make bench-sweep REPORT=1                 # train nothing: the tables of what is there
+    make bench-sweep RESTORE=1                # first take the cells that benchmarks/results/quality keeps
 
 Every value is trained on the benchmark's users alone, as the paper's are: with everybody a sweep would take days.
 Cells lie where those of `make bench-quality QUICK=1` lie; a value that is a row of that benchmark, as the
@@ -23,6 +24,7 @@ from benchmarks.markdown import table
 from benchmarks.peers.ours import PEERS, Ours
 from benchmarks.prepare_amazon2014 import DATA
 from benchmarks.quality.__main__ import CACHE, IMAGES, ended, into_page
+from benchmarks.quality.archive import archive, restore
 from benchmarks.quality.bootstrap import Bootstrap, Gain, gains
 from benchmarks.quality.data import QUICK_USERS, QualityData, load_a5
 from benchmarks.quality.figures import SystemFigures, plain, summarise
@@ -219,6 +221,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder of finished cells")
     parser.add_argument("--report", action="store_true", help="train nothing: the figures of what is there")
     parser.add_argument("--record", action="store_true", help="record also what is not the whole sweep")
+    parser.add_argument(
+        "--restore", action="store_true", help="first take the finished cells that the results' folder keeps"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of quality-sweep.json")
     parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the plots")
     parser.add_argument("--page", type=Path, default=PAGE, help="the page whose tables are written anew")
@@ -247,6 +252,9 @@ def _sweep(name: str, arguments: argparse.Namespace, data: QualityData, budget: 
     try:
         peers, scale = list(chosen.values()), Scale(n_seeds, n_seeds)
         runner = Runner(data, budget, arguments.cache, peers, scale, progress, train=not arguments.report, jobs=2)
+        archived = arguments.results / "quality" / runner.cache.folder.name
+        if arguments.restore:
+            print(f"{restore(archived, runner.cache.folder)} finished cells taken from {archived}", file=sys.stderr)
         rows = runner.run()
     finally:
         progress.stop()
@@ -263,6 +271,7 @@ def _sweep(name: str, arguments: argparse.Namespace, data: QualityData, budget: 
         }  # fmt: skip
         part = f"sweep{'full' if arguments.full else ''}.{name}"
         record("quality-sweep", flat(found, part), part=part, details=details, folder=arguments.results)
+        archive(runner.cache.folder, archived, 0, rows=[row.name for row in chosen.values()])
         shown = f"{text}\n\n![Macro NDCG@10 over {SWEEPS[name].label}](../img/{file.name})"
         page = into_page(arguments.page.read_text(encoding="utf-8"), name, shown, "bench-sweep")
         arguments.page.write_text(page, encoding="utf-8")

@@ -48,6 +48,13 @@ def test_what_was_archived_is_read_elsewhere_and_never_trained(tmp_path: Path) -
         assert without_M.any() and not without_M.all()
 
 
+def test_some_rows_alone_can_be_archived(tmp_path: Path) -> None:
+    calls = tmp_path / "calls.txt"
+    cells = run(tmp_path, Planted(calls, "default", "ours"), Planted(calls, "other", "multi-domain")).cache.folder
+    assert archive(cells, tmp_path / "kept", 0, rows=["other"]) == 2
+    assert {file.name.split("-")[0] for file in (tmp_path / "kept").iterdir()} == {"other"}
+
+
 def test_a_cell_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     runner = run(tmp_path, Planted(tmp_path / "calls.txt", "default", "ours"))
     archive(runner.cache.folder, tmp_path / "kept", 0)

@@ -108,6 +108,18 @@ def test_one_row_can_be_reproduced_and_replaces_no_recorded_figures(
     assert list(recorded(tmp_path)["parts"]) == ["a5quick"] and len(lines(tmp_path / "calls")) == 2
 
 
+def test_a_report_without_all_rows_replaces_no_recorded_figures(
+    run: Run, tmp_path: Path, peers: dict[str, Peer], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("--quick") == 0
+    before = recorded(tmp_path)
+    peers["new"] = Planted(tmp_path / "calls", "new", "multi-domain")
+    assert run("--quick", "--report") == 0
+    assert "not recorded: without new it is not the whole benchmark" in capsys.readouterr().err
+    assert recorded(tmp_path) == before
+    assert run("--quick", "--report", "--record") == 0 and recorded(tmp_path) != before
+
+
 def test_the_time_split_is_a_part_of_its_own(run: Run, tmp_path: Path) -> None:
     (tmp_path / "page.md").write_text(PAGE.replace("a5", "a5time"))
     assert run("--split", "time", "--seeds", "1", "--record") == 0

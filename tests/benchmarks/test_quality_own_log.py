@@ -120,6 +120,12 @@ def test_options_of_a_log_need_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert "error: --core is for a log of your own: give LOG=" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", [["--data", "x"], ["--record"], ["--restore"]])
+def test_options_of_set_a5_are_refused_beside_a_log(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--log", "log.csv", *option]) == 2
+    assert f"error: {option[0]} is for set A5 and does nothing for a log" in capsys.readouterr().err
+
+
 def test_figures_of_a_log_go_to_its_own_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path, BOTH + ALONE)
     places = ["--cache", str(tmp_path / "cache"), "--results", str(tmp_path / "repository"), "--page", str(path)]

@@ -147,6 +147,21 @@ def test_reports_train_nothing_and_only_whole_sweeps_are_recorded(
     assert "../img/quality-sweep-n_cross_experts.png" in page and page.count("\nold\n") == 6
 
 
+def test_recorded_values_come_back_where_nothing_was_trained(
+    first: subprocess.CompletedProcess[str], place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = [*options(place), "--report", "--sweeps", "n_cross_experts"]
+    assert sweeps.main([*there, "--record"]) == 0
+    here = capsys.readouterr().out
+    elsewhere = [*there, "--cache", str(tmp_path / "cache")]
+    assert sweeps.main(elsewhere) == 0 and "not trained yet" in capsys.readouterr().out
+    assert sweeps.main([*elsewhere, "--restore"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == here and "6 finished cells taken from" in shown.err
+    (folder,) = (place / "results" / "quality").iterdir()
+    assert len(list(folder.glob("*.npz"))) == 6
+
+
 def test_every_sweep_changes_one_setting_and_reads_the_rows_that_are_there() -> None:
     chosen = sweeps.rows_of()
     default = Ours("default")
@@ -203,14 +218,14 @@ def test_the_page_of_the_repository_has_a_place_for_each_sweep() -> None:
 
 
 def test_the_make_target_passes_every_option() -> None:
-    words = "SWEEP='channels eta' FULL=1 SEEDS=3 DATA=d EPOCHS=4 DEVICE=cpu REPORT=1 RECORD=1"
+    words = "SWEEP='channels eta' FULL=1 SEEDS=3 DATA=d EPOCHS=4 DEVICE=cpu REPORT=1 RECORD=1 RESTORE=1"
     shown = subprocess.run(
         f"make --no-print-directory -n bench-sweep {words}", shell=True, cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "MAKEFLAGS": ""}, check=True,
     ).stdout  # fmt: skip
     line = shown.replace("\\\n", " ").strip().splitlines()[-1]
     found = sweeps._arguments(line.replace('"', "").split()[3:])
-    assert found.sweeps == ["channels", "eta"] and (found.full, found.report, found.record) == (True, True, True)
+    assert found.sweeps == ["channels", "eta"] and found.full and found.report and found.record and found.restore
     assert (found.seeds, str(found.data), found.epochs, found.device) == (3, "d", 4, "cpu")
 
 
