@@ -1,4 +1,5 @@
-"""The trivial and strong rivals: a mixed SASRec and single SASRecs added up, plainly or with all that ours has.
+"""The trivial and strong rivals: a mixed SASRec and single SASRecs added up, plainly or with all that ours has,
+and all that ours has without any network.
 
 Shapes: m cases of one domain, V_d items of that domain, F features, V items of all domains, C channels.
 """
@@ -95,48 +96,77 @@ class EquippedEnsemble(Peer):
         kept: Callable[[str], View],
     ) -> Fitted:
         """Count neighbours as ours does and fit the weights of the five features on validation, per domain."""
-        mixed, single = kept(STARTED["mixed"]), kept(STARTED["single"])
-        torch.set_num_threads(budget.threads)
-        began = time.perf_counter()
-        blend = Blend(data.n_items, _NEIGHBOURS)
-        train = train_sequences(data, _MAX_LENGTH, outside=True)
-        blend.learn(train, count_pairs(train))
+        views = [kept(STARTED["mixed"]), kept(STARTED["single"])]
+        return _blended(data, budget, views, ["Costs hold those of its two rows."])
 
-        @lru_cache
-        def reader(part: str) -> CaseReader:
-            return CaseReader(data, part, _MAX_LENGTH)
 
-        def read(part: str, index: Array) -> tuple[Any, ...]:
-            code, found = int(data.cases[part].domain_M[index[0]]), reader(part)
-            cases = found.take(index)
-            views = (torch.from_numpy(view.score(part, index)) for view in (mixed, single))
-            return (*views, found.reader.case_cross(cases), found.reader.case_single(cases), code)
+class FittedNeighbours(Peer):
+    """What our blend has beside its two views, alone: neighbours and popularity, fitted weights, no network."""
 
-        def features(index: Array) -> tuple[torch.Tensor, torch.Tensor]:
-            given = read("valid", index)
-            parts = [blend.feature(name, *given).expand_as(given[0]) for name in FEATURES]
-            cases = reader("valid").take(index)
-            removed_mV = removed_items(reader("valid").reader, cases, given[-1], (), torch.device("cpu"))
-            removed_mV |= ~blend.learnt(given[-1])
-            return candidates(torch.stack(parts, -1), removed_mV, torch.from_numpy(cases.target_M - 1))
+    name = "neighbours.fitted"
+    kind = "multi-domain"
+    source = "the neighbours and popularity of our blend, fitted weights; no network"
+    seeded = False
 
-        for code in range(1, len(data.domains) + 1):
-            index = np.flatnonzero(data.cases["valid"].domain_M == code)
-            index = index[blend.learnt(code).numpy()[data.cases["valid"].target_M[index] - 1]]
-            most = max(200, _NUMBERS // (len(FEATURES) * data.n_items[code - 1]))
-            if len(index) > most:
-                index = np.sort(np.random.default_rng(0).choice(index, most, replace=False))
-            if len(index):
-                batches = [features(index[start : start + 128]) for start in range(0, len(index), 128)]
-                blend.weights_DF[code - 1] = fit_weights(batches, blend.start_F()).float()
-        train_s = time.perf_counter() - began
+    def fit(
+        self,
+        data: QualityData,
+        settings: Mapping[str, Any],
+        seed: int,
+        budget: Budget,
+        folder: Path,
+        kept: Callable[[str], View],
+    ) -> Fitted:
+        """Count neighbours as ours does and fit the weights of the three features on validation, per domain."""
+        return _blended(data, budget, [], ["Of everybody, all domains; weights per domain fitted on validation."])
 
-        def score(part: str, index: Array) -> Array:
-            return np.asarray(blend(*read(part, index)).numpy(), dtype=np.float32)
 
-        weights = dict(zip(data.domains, blend.weights_DF.tolist(), strict=True))
-        notes = ["Costs hold those of its two rows."]
-        return Fitted({"": View(score)}, 0, train_s, {"blend": weights}, notes)
+def _blended(data: QualityData, budget: Budget, views: Sequence[View], notes: Sequence[str]) -> Fitted:
+    """Fit our blend, as blend_fit.py does. views: whose scores stand for our two; none: there are none."""
+    torch.set_num_threads(budget.threads)
+    began = time.perf_counter()
+    blend = Blend(data.n_items, _NEIGHBOURS)
+    train = train_sequences(data, _MAX_LENGTH, outside=True)
+    blend.learn(train, count_pairs(train))
+    names, start_F = (FEATURES, blend.start_F()) if views else (FEATURES[2:], torch.zeros(len(FEATURES) - 2))
+    if not views:
+        blend.weights_DF.zero_()
+
+    @lru_cache
+    def reader(part: str) -> CaseReader:
+        return CaseReader(data, part, _MAX_LENGTH)
+
+    def read(part: str, index: Array) -> tuple[Any, ...]:
+        code, found = int(data.cases[part].domain_M[index[0]]), reader(part)
+        cases = found.take(index)
+        scores = [torch.from_numpy(view.score(part, index)) for view in views]
+        scores = scores or [torch.zeros(len(index), data.n_items[code - 1])] * 2
+        return (*scores, found.reader.case_cross(cases), found.reader.case_single(cases), code)
+
+    def features(index: Array) -> tuple[torch.Tensor, torch.Tensor]:
+        given = read("valid", index)
+        parts = [blend.feature(name, *given).expand_as(given[0]) for name in names]
+        cases = reader("valid").take(index)
+        removed_mV = removed_items(reader("valid").reader, cases, given[-1], (), torch.device("cpu"))
+        removed_mV |= ~blend.learnt(given[-1])
+        return candidates(torch.stack(parts, -1), removed_mV, torch.from_numpy(cases.target_M - 1))
+
+    for code in range(1, len(data.domains) + 1):
+        index = np.flatnonzero(data.cases["valid"].domain_M == code)
+        index = index[blend.learnt(code).numpy()[data.cases["valid"].target_M[index] - 1]]
+        most = max(200, _NUMBERS // (len(names) * data.n_items[code - 1]))
+        if len(index) > most:
+            index = np.sort(np.random.default_rng(0).choice(index, most, replace=False))
+        if len(index):
+            batches = [features(index[start : start + 128]) for start in range(0, len(index), 128)]
+            blend.weights_DF[code - 1, -len(names) :] = fit_weights(batches, start_F).float()
+    train_s = time.perf_counter() - began
+
+    def score(part: str, index: Array) -> Array:
+        return np.asarray(blend(*read(part, index)).numpy(), dtype=np.float32)
+
+    weights = dict(zip(data.domains, blend.weights_DF.tolist(), strict=True))
+    return Fitted({"": View(score)}, 0, train_s, {"blend": weights}, notes)
 
 
 class StartedSASRec(SASRec):
@@ -152,4 +182,5 @@ PEERS = (
     StartedSASRec("mixed-all", STARTED["mixed"]),
     StartedSASRec("all", STARTED["single"]),
     EquippedEnsemble(),
+    FittedNeighbours(),
 )

@@ -116,7 +116,20 @@ def test_the_equipped_ensemble_fits_the_features_of_ours(data: QualityData, tmp_
         assert ndcg(found.views[""], data, "test", code) > ndcg(noise, data, "test", code) + 0.2
 
 
-@pytest.mark.parametrize("peer", [ensemble.PlainEnsemble(), ensemble.EquippedEnsemble()], ids=["plain", "equipped"])
+def test_neighbours_alone_need_no_row_and_rank_well_above_chance(data: QualityData, tmp_path: Path) -> None:
+    found = fitted_by(ensemble.FittedNeighbours(), data, tmp_path, {})
+    noise = kept_of(data)("anything")
+    for code, domain in enumerate(data.domains, start=1):
+        cross, single, near, near_own, _ = found.chosen["blend"][domain]
+        assert (cross, single) == (0, 0) and near + near_own > 1
+        assert ndcg(found.views[""], data, "test", code) > ndcg(noise, data, "test", code) + 0.2
+
+
+@pytest.mark.parametrize(
+    "peer",
+    [ensemble.PlainEnsemble(), ensemble.EquippedEnsemble(), ensemble.FittedNeighbours()],
+    ids=["plain", "equipped", "neighbours"],
+)
 def test_other_targets_of_the_test_cases_change_no_score_of_an_ensemble(
     peer: Peer, data: QualityData, tmp_path: Path
 ) -> None:
