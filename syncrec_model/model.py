@@ -136,7 +136,14 @@ class SyNCRec(nn.Module):
         return cast(Tensor, self.towers(self.mixture(packed, learning=learning), packed.tokens_per_task))
 
     def encode(self, packed: PackedSequences) -> Tensor:
-        """Return Y of every row's newest step, [R, C], rows as packed."""
+        """Return Y of every row's newest step, [R, C], rows as packed.
+
+        Events of items that training never had are passed over: all that training did to such a vector is push it
+        away from every target, and a history that holds one would be read as if that meant something.
+        """
+        never_V = self.blend.never_learnt()
+        if never_V is not None and bool((dropped_N := never_V[packed.items_N]).any()):
+            packed = packed.without(dropped_N)
         learning = "cross" if packed.tokens_per_task[CROSS] else "single"
         mixed_RC = self.mixture(packed, learning=learning).index_select(0, packed.last_R)
         return cast(Tensor, self.towers(mixed_RC, packed.rows_per_task))

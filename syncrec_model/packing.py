@@ -45,7 +45,7 @@ class PackedSequences(OnDevice):
     columns_N: stored column of the input event ([SOS]: the column before the first event). positions_N: steps
     before the row's newest token. last_R: the row's newest token. slots_N: where the token lies in the attention
     rectangles, laid end to end; rectangles: (rows, width) of each. tokens_per_task, rows_per_task: [D + 1].
-    packed_is_slots: whether slots_N is 0..N-1 and nothing is padded.
+    packed_is_slots: whether slots_N is 0..N-1 and nothing is padded. waste, alone: how rows share rectangles.
     """
 
     items_N: Tensor
@@ -60,6 +60,39 @@ class PackedSequences(OnDevice):
     tokens_per_task: tuple[int, ...]
     rows_per_task: tuple[int, ...]
     packed_is_slots: bool
+    waste: float
+    alone: bool
+
+    def without(self, dropped_N: Tensor) -> PackedSequences:
+        """Return the rows without some of their tokens, as if these events had never been; positions close up.
+
+        A row that would lose all of them keeps one as [SOS]: nothing is known of it.
+        """
+        n_rows = len(self.last_R)
+        lengths_R = torch.bincount(self.rows_N[~dropped_N], minlength=n_rows)
+        empty_R = lengths_R == 0
+        lengths_R = lengths_R.clamp(min=1)
+        kept_N = ~dropped_N
+        kept_N[self.last_R[empty_R]] = True
+        items_N = self.items_N.masked_fill(dropped_N, 0)[kept_N]
+        rows_N, tasks_N = self.rows_N[kept_N], self.tasks_N[kept_N]
+        start_R = lengths_R.cumsum(0) - lengths_R
+        step_N = torch.arange(len(rows_N), device=rows_N.device) - start_R[rows_N]
+        lengths = lengths_R.cpu().numpy()
+        slots_R, rectangles = _rectangles(lengths, self.waste, self.alone)
+        return replace(
+            self,
+            items_N=items_N,
+            tasks_N=tasks_N,
+            rows_N=rows_N,
+            columns_N=self.columns_N[kept_N],
+            positions_N=lengths_R[rows_N] - 1 - step_N,
+            last_R=start_R + lengths_R - 1,
+            slots_N=tensor(slots_R).to(rows_N.device)[rows_N] + step_N,
+            rectangles=rectangles,
+            tokens_per_task=tuple(torch.bincount(tasks_N, minlength=len(self.tokens_per_task)).tolist()),
+            packed_is_slots=_is_dense(slots_R, rectangles, lengths),
+        )
 
     def into_slots(self, x_NC: Tensor) -> Tensor:
         """Lay tokens into their slots, [S, C]; slots without a token are zero."""
@@ -97,7 +130,8 @@ def pack(
     column_N = (first_R - sos_R)[row_N] + step_N
     is_sos_N = sos_R[row_N] & (step_N == 0)
     items_N = np.where(is_sos_N, 0, items_RT[row_N, np.maximum(column_N, 0)])
-    slots_R, rectangles = _rectangles(lengths_R, 0.0 if alone else _WASTE.get(device, 0.0), alone)
+    waste = 0.0 if alone else _WASTE.get(device, 0.0)
+    slots_R, rectangles = _rectangles(lengths_R, waste, alone)
     tasks_N = tasks_R[row_N]
     packed = PackedSequences(
         items_N=tensor(items_N),
@@ -111,9 +145,17 @@ def pack(
         rectangles=rectangles,
         tokens_per_task=tuple(np.bincount(tasks_N, minlength=n_domains + 1).tolist()),
         rows_per_task=tuple(np.bincount(tasks_R, minlength=n_domains + 1).tolist()),
-        packed_is_slots=bool((slots_R == start_R).all()) and sum(r * w for r, w in rectangles) == len(row_N),
+        packed_is_slots=_is_dense(slots_R, rectangles, lengths_R),
+        waste=waste,
+        alone=alone,
     )
     return packed, row_N, column_N
+
+
+def _is_dense(slots_R: Array, rectangles: tuple[tuple[int, int], ...], lengths_R: Array) -> bool:
+    """Return whether rows lie in their slots as they are packed, nothing between them."""
+    n_slots = sum(rows * width for rows, width in rectangles)
+    return bool((slots_R == np.cumsum(lengths_R) - lengths_R).all() and n_slots == lengths_R.sum())
 
 
 def _rectangles(lengths_R: Array, waste: float, alone: bool) -> tuple[Array, tuple[tuple[int, int], ...]]:
