@@ -60,16 +60,14 @@ class Blend(nn.Module):
             return torch.ones(self.n_items[code - 1], dtype=torch.bool, device=self.weights_DF.device)
         return self.neighbours.log_popularity(code) > 0
 
-    def never_learnt(self) -> Tensor | None:
-        """Return which rows of the item table had no training event, [V + 1] bool; row 0, padding, is none of them.
+    def never_learnt(self, items_N: Tensor) -> Tensor:
+        """Return which rows of the item table had no training event, [N] bool; row 0, padding, is none of them.
 
-        None where no popularity is kept, or nothing was learnt yet.
+        None of them where no popularity is kept, or nothing was learnt yet.
         """
         if self.neighbours is None or not bool(self.neighbours.popularity.any()):
-            return None
-        never_V = self.neighbours.popularity == 0
-        never_V[0] = False
-        return never_V
+            return torch.zeros_like(items_N, dtype=torch.bool)
+        return (items_N > 0) & (self.neighbours.popularity[items_N] == 0)
 
     def start_from(self, older: Blend, domains: Tensor, older_domains: Tensor) -> None:
         """Take an older model's weights and neighbours for the domains (from 0) that both know."""

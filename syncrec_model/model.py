@@ -141,8 +141,8 @@ class SyNCRec(nn.Module):
         Events of items that training never had are passed over: all that training did to such a vector is push it
         away from every target, and a history that holds one would be read as if that meant something.
         """
-        never_V = self.blend.never_learnt()
-        if never_V is not None and bool((dropped_N := never_V[packed.items_N]).any()):
+        dropped_N = self.blend.never_learnt(packed.items_N)
+        if bool(dropped_N.any()):
             packed = packed.without(dropped_N)
         learning = "cross" if packed.tokens_per_task[CROSS] else "single"
         mixed_RC = self.mixture(packed, learning=learning).index_select(0, packed.last_R)
