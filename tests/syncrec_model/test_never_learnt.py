@@ -55,6 +55,9 @@ def test_nothing_is_passed_over_where_nothing_is_known_of_popularity():
         assert not model.blend.never_learnt(packed.items_N).any()
         assert torch.allclose(model.encode(packed), model.views(packed)[packed.last_R], atol=1e-12)
     learnt = learnt_model()
+    assert learnt.blend.never_learnt(torch.arange(8)).tolist() == [item in NEVER[1] for item in range(8)], (
+        "[SOS] stays"
+    )
     assert not torch.allclose(learnt.encode(packed), learnt.views(packed)[packed.last_R], atol=1e-3)
 
 
