@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.peers import all_peers
 from benchmarks.prepare_amazon2014 import CORE, DATA
-from benchmarks.quality.archive import archive, restore
+from benchmarks.quality.archive import archive
 from benchmarks.quality.data import QUICK_USERS, SPLITS, DataAbsent, QualityData, load_a5
 from benchmarks.quality.figures import Figures, flat, plain, summarise
 from benchmarks.quality.own_log import load_log
@@ -201,7 +201,7 @@ def _run(arguments: argparse.Namespace) -> int:
         )
         archived = arguments.results / "quality" / runner.cache.folder.name
         if arguments.restore:
-            print(f"{restore(archived, runner.cache.folder)} finished cells taken from {archived}", file=sys.stderr)
+            print(f"{runner.restore(archived)} finished cells taken from {archived}", file=sys.stderr)
         rows = runner.run()
     finally:
         progress.stop()
@@ -218,7 +218,7 @@ def _run(arguments: argparse.Namespace) -> int:
     elif figures.systems and not arguments.log:
         places = Places(arguments.results, None if arguments.quick else arguments.page)
         keep(part_of(arguments), figures, rows, _about(data, budget, scale), places)
-        archive(runner.cache.folder, archived)
+        archive(runner.cache.folder, archived, rows.values())
         shown = places.page is not None
     images = arguments.images if shown else folder / "img"
     draw(figures, rows, images, f"quality-{part_of(arguments)}")

@@ -1,7 +1,8 @@
 """Finished cells in the repository: the rank of every case under every system, small enough to be kept for good.
 
 Who has them can take any interval or difference anew, add a row of their own and compare it case by case, or go on
-with a benchmark that another machine began, without training what was trained. A file a cell; no pickle.
+with a benchmark that another machine began, without training what was trained. A file a cell; no pickle. Of settings
+that lost only that is kept which says so: their ranks on validation. Beside them the trials, a line each.
 
 Shapes: M cases.
 """
@@ -10,39 +11,38 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.quality.cells import CHOSEN_BY
 from benchmarks.quality.data import Array
+from benchmarks.quality.systems import Row
+from benchmarks.quality.trials import Trials
 
 _FIGURES = "figures"
-_QUICK_S = 60.0  # what trains sooner is not worth its place
+TRIALS = "trials.jsonl"
 
 
-def archive(cells: Path, folder: Path, at_least_s: float = _QUICK_S, *, rows: Collection[str] | None = None) -> int:
-    """Copy the finished cells of a cache's folder into an archive's; return how many were new or had changed.
+def archive(cells: Path, folder: Path, rows: Iterable[Row]) -> int:
+    """Copy the finished cells of rows from a cache's folder into an archive's; return how many were new or changed.
 
-    at_least_s: cells whose training took less are left out, but for ensembles, which need other cells' scores.
-    rows: those of these rows alone; None: of all.
     Ranks are kept as whole numbers of halves (the mean rank of a tie is one), 0 for a case that has none; what
     cannot be ranked at all is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    changed = 0
-    for file in sorted(cells.glob("*.npz")):
-        figures = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-        if rows is not None and figures["row"] not in rows:
-            continue
-        if figures["train_s"] < at_least_s and figures["kind"] != "ensemble":
-            continue
-        with np.load(file) as found:
-            packed = {name: _packed(ranks_M) for name, ranks_M in found.items() if np.isfinite(ranks_M).any()}
-            n_cases = {name: np.int64(len(ranks_M)) for name, ranks_M in found.items() if name not in packed}
-        text = np.frombuffer(json.dumps(figures, sort_keys=True).encode(), dtype=np.uint8)
-        changed += _write(folder / file.name, {**packed, **n_cases, _FIGURES: text})
+    kept, changed = Trials(folder / TRIALS), 0
+    for row in rows:
+        for trial in row.trials:
+            if trial not in kept.all:
+                kept.add(trial)
+        chosen = {result.cell.name for result in row.results.values()}
+        for name in sorted(chosen | {trial.cell for trial in row.trials}):
+            file = cells / f"{name}.npz"
+            if file.exists():
+                changed += _write(folder / file.name, _packed_cell(file, whole=name in chosen))
     return changed
 
 
@@ -60,7 +60,23 @@ def restore(folder: Path, cells: Path) -> int:
         to.with_suffix(".json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
         _write(to, ranks)  # last: its presence says that the cell is whole
         copied += 1
+    if (folder / TRIALS).exists():
+        cells.mkdir(parents=True, exist_ok=True)
+        known = Trials(cells / TRIALS)
+        for trial in Trials(folder / TRIALS).all:
+            if trial not in known.all:
+                known.add(trial)
     return copied
+
+
+def _packed_cell(file: Path, *, whole: bool) -> dict[str, Any]:
+    figures = file.with_suffix(".json").read_text(encoding="utf-8")
+    with np.load(file) as found:
+        ranks = {name: ranks_M for name, ranks_M in found.items() if whole or name == CHOSEN_BY}
+    packed = {name: _packed(ranks_M) for name, ranks_M in ranks.items() if np.isfinite(ranks_M).any()}
+    n_cases = {name: np.int64(len(ranks_M)) for name, ranks_M in ranks.items() if name not in packed}
+    text = json.dumps(json.loads(figures), sort_keys=True)
+    return {**packed, **n_cases, _FIGURES: np.frombuffer(text.encode(), dtype=np.uint8)}
 
 
 def _packed(ranks_M: Array) -> Array:

@@ -30,6 +30,10 @@ _CASES_AT_ONCE = 512
 RANKINGS = ("full", "known", "own100", "all100")
 
 
+CHOSEN_BY = "/valid/full"
+"""The ranks by which a search chooses; an archive has only these of settings that lost."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """What is trained."""
@@ -54,6 +58,11 @@ class Result:
     cell: Cell
     figures: dict[str, Any]
     ranks: dict[str, Array]
+
+    @property
+    def whole(self) -> bool:
+        """Whether there is more than what a search chooses by."""
+        return set(self.ranks) != {CHOSEN_BY}
 
     @property
     def views(self) -> tuple[str, ...]:

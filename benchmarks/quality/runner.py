@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 import torch
 
+from benchmarks.quality.archive import TRIALS, restore
 from benchmarks.quality.cells import Cache, Cell, Result
 from benchmarks.quality.data import QualityData
 from benchmarks.quality.plan import Scale, seeds
@@ -62,9 +63,15 @@ class Runner:
         self.budget = replace(budget, threads=max(1, budget.threads // jobs))
         self.peers = {peer.name: peer for peer in peers}
         self.cache = Cache(folder, data, self.budget)
-        self.trials = Trials(self.cache.folder / "trials.jsonl")
+        self.trials = Trials(self.cache.folder / TRIALS)
         self.rows: dict[str, Row] = {}
         self._found: dict[str, Result] = {}  # by the name of the cell
+
+    def restore(self, archived: Path) -> int:
+        """Take the finished cells and trials of an archive that are not here; return how many cells."""
+        copied = restore(archived, self.cache.folder)
+        self.trials = Trials(self.trials.file)
+        return copied
 
     def run(self) -> dict[str, Row]:
         """Return what became of every row, in the order of the peers.
@@ -161,7 +168,13 @@ class Runner:
             best = max(tried, key=lambda result: validation_macro(self.data, result))
             row.results[0] = best
             self._drop_scores([result.cell for result in tried if result is not best])
+            if not best.whole:  # it lost where it was archived, among more settings than today
+                yield [best.cell]
+                row.results = {0: self._found[best.cell.name]}
+        if row.results and row.results[0].whole:
             yield from self._more_seeds(row, seeds(peer, self.peers.values(), self.scale))
+        elif row.results:
+            row.results, row.absent = {}, NOT_TRAINED
         elif not row.absent and not row.errors:
             row.absent = NOT_TRAINED
         self.progress.finish(peer.name)
@@ -187,6 +200,8 @@ class Runner:
         missing = []
         for cell in [] if row.absent else cells:
             result = self._finished(row.peer, cell)
+            if result is not None and row.results and not result.whole:
+                result = None  # what is chosen is wanted whole
             if result is not None:
                 self._found[cell.name] = result
             if result is not None or not self.train:

@@ -24,7 +24,7 @@ from benchmarks.markdown import table
 from benchmarks.peers.ours import PEERS, Ours
 from benchmarks.prepare_amazon2014 import DATA
 from benchmarks.quality.__main__ import CACHE, IMAGES, ended, into_page
-from benchmarks.quality.archive import archive, restore
+from benchmarks.quality.archive import archive
 from benchmarks.quality.bootstrap import Bootstrap, Gain, gains
 from benchmarks.quality.data import QUICK_USERS, QualityData, load_a5
 from benchmarks.quality.figures import SystemFigures, plain, summarise
@@ -254,7 +254,7 @@ def _sweep(name: str, arguments: argparse.Namespace, data: QualityData, budget: 
         runner = Runner(data, budget, arguments.cache, peers, scale, progress, train=not arguments.report, jobs=2)
         archived = arguments.results / "quality" / runner.cache.folder.name
         if arguments.restore:
-            print(f"{restore(archived, runner.cache.folder)} finished cells taken from {archived}", file=sys.stderr)
+            print(f"{runner.restore(archived)} finished cells taken from {archived}", file=sys.stderr)
         rows = runner.run()
     finally:
         progress.stop()
@@ -271,7 +271,7 @@ def _sweep(name: str, arguments: argparse.Namespace, data: QualityData, budget: 
         }  # fmt: skip
         part = f"sweep{'full' if arguments.full else ''}.{name}"
         record("quality-sweep", flat(found, part), part=part, details=details, folder=arguments.results)
-        archive(runner.cache.folder, archived, 0, rows=[row.name for row in chosen.values()])
+        archive(runner.cache.folder, archived, rows.values())
         shown = f"{text}\n\n![Macro NDCG@10 over {SWEEPS[name].label}](../img/{file.name})"
         page = into_page(arguments.page.read_text(encoding="utf-8"), name, shown, "bench-sweep")
         arguments.page.write_text(page, encoding="utf-8")

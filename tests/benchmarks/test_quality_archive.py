@@ -12,7 +12,7 @@ from benchmarks.quality.archive import archive, restore
 from benchmarks.quality.cells import Cell
 from benchmarks.quality.data import TEST
 from benchmarks.quality.plan import Scale
-from benchmarks.quality.runner import Runner
+from benchmarks.quality.runner import NOT_TRAINED, Runner
 from tests.benchmarks.quality_peers import BUDGET, Planted, Silent, lines, tiny
 
 WHOLE = tiny()
@@ -31,14 +31,16 @@ def test_what_was_archived_is_read_elsewhere_and_never_trained(tmp_path: Path) -
     calls = tmp_path / "calls.txt"
     peer = Planted(calls, "default", "ours", {"valid": 0.2}, {"valid": 0.9})
     first = run(tmp_path, peer)
-    assert archive(first.cache.folder, tmp_path / "kept", 0) == 3
-    assert archive(first.cache.folder, tmp_path / "kept", 0) == 0  # the same again changes no file
-    there = tmp_path / "elsewhere" / "cache" / first.cache.folder.name
-    assert restore(tmp_path / "kept", there) == 3
-    assert restore(tmp_path / "kept", there) == 0
+    assert archive(first.cache.folder, tmp_path / "kept", first.rows.values()) == 3
+    assert (
+        archive(first.cache.folder, tmp_path / "kept", first.rows.values()) == 0
+    )  # the same again changes no file
     trained = len(lines(calls))
-    again = run(tmp_path / "elsewhere", peer)
-    assert len(lines(calls)) == trained
+    again = Runner(DATA, BUDGET, tmp_path / "elsewhere", [peer], Scale(2, 2), Silent(tmp_path), train=False)
+    assert again.restore(tmp_path / "kept") == 3
+    assert again.restore(tmp_path / "kept") == 0
+    again.run()
+    assert len(lines(calls)) == trained and again.rows["default"].trials == first.rows["default"].trials
     for seed, result in first.rows["default"].results.items():
         other = again.rows["default"].results[seed]
         assert other.figures == result.figures and other.ranks.keys() == result.ranks.keys()
@@ -48,16 +50,42 @@ def test_what_was_archived_is_read_elsewhere_and_never_trained(tmp_path: Path) -
         assert without_M.any() and not without_M.all()
 
 
-def test_some_rows_alone_can_be_archived(tmp_path: Path) -> None:
+def test_of_what_lost_the_archive_keeps_why_and_it_is_trained_where_it_is_wanted(tmp_path: Path) -> None:
     calls = tmp_path / "calls.txt"
-    cells = run(tmp_path, Planted(calls, "default", "ours"), Planted(calls, "other", "multi-domain")).cache.folder
-    assert archive(cells, tmp_path / "kept", 0, rows=["other"]) == 2
-    assert {file.name.split("-")[0] for file in (tmp_path / "kept").iterdir()} == {"other"}
+    peer = Planted(calls, "default", "ours", {"valid": 0.2}, {"valid": 0.9})
+    first = run(tmp_path, peer)
+    archive(first.cache.folder, tmp_path / "kept", first.rows.values())
+    lost = first.cache.file(Cell("default", {"valid": 0.2}, 0)).name
+    with np.load(tmp_path / "kept" / lost) as found:
+        assert set(found) == {"/valid/full", "figures"}
+    trained = len(lines(calls))
+
+    def elsewhere(*, train: bool, trials: int | None) -> Runner:
+        folder = tmp_path / f"elsewhere-{train}"
+        runner = Runner(DATA, BUDGET, folder, [peer], Scale(1, 1, trials), Silent(tmp_path), train=train)
+        runner.restore(tmp_path / "kept")
+        runner.run()
+        return runner
+
+    assert elsewhere(train=False, trials=None).rows["default"].results[0].cell.settings == {"valid": 0.9}
+    unwanted = elsewhere(train=False, trials=1).rows["default"]  # the loser alone: there is nothing to show of it
+    assert not unwanted.results and unwanted.absent == NOT_TRAINED
+    assert len(lines(calls)) == trained
+    whole = elsewhere(train=True, trials=1).rows["default"].results[0]
+    assert len(lines(calls)) == trained + 1 and whole.whole and whole.cell.settings == {"valid": 0.2}
+
+
+def test_some_rows_alone_are_archived(tmp_path: Path) -> None:
+    calls = tmp_path / "calls.txt"
+    found = run(tmp_path, Planted(calls, "default", "ours"), Planted(calls, "other", "multi-domain"))
+    assert archive(found.cache.folder, tmp_path / "kept", [found.rows["other"]]) == 2
+    assert {file.name.split("-")[0] for file in (tmp_path / "kept").glob("*.npz")} == {"other"}
+    assert "default" not in (tmp_path / "kept" / "trials.jsonl").read_text()
 
 
 def test_a_cell_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     runner = run(tmp_path, Planted(tmp_path / "calls.txt", "default", "ours"))
-    archive(runner.cache.folder, tmp_path / "kept", 0)
+    archive(runner.cache.folder, tmp_path / "kept", runner.rows.values())
     file = runner.cache.file(Cell("default", {}, 0))
     before = file.read_bytes()
     assert restore(tmp_path / "kept", runner.cache.folder) == 0 and file.read_bytes() == before
@@ -73,14 +101,8 @@ def test_an_archive_with_pickled_objects_is_refused(tmp_path: Path) -> None:
 
 
 def test_ranks_that_are_no_halves_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "row-0-0.json").write_text('{"train_s": 1, "kind": "ours"}')
-    np.savez_compressed(tmp_path / "row-0-0.npz", ranks=np.array([1.25]))
+    runner = run(tmp_path, Planted(tmp_path / "calls.txt", "default", "ours"))
+    file = runner.cache.file(Cell("default", {}, 0))
+    np.savez_compressed(file, ranks=np.array([1.25]))
     with pytest.raises(ValueError, match="half"):
-        archive(tmp_path, tmp_path / "kept", 0)
-
-
-def test_cells_that_train_in_a_moment_are_left_out_but_for_ensembles(tmp_path: Path) -> None:
-    calls = tmp_path / "calls.txt"
-    runner = run(tmp_path, Planted(calls, "quick", "trivial"), Planted(calls, "both", "ensemble"))
-    archive(runner.cache.folder, tmp_path / "kept")
-    assert {file.name.split("-")[0] for file in (tmp_path / "kept").glob("*.npz")} == {"both"}
+        archive(runner.cache.folder, tmp_path / "kept", runner.rows.values())
