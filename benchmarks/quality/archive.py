@@ -1,8 +1,8 @@
 """Finished cells in the repository: the rank of every case under every system, small enough to be kept for good.
 
 Who has them can take any interval or difference anew, add a row of their own and compare it case by case, or go on
-with a benchmark that another machine began, without training what was trained. A file a cell; no pickle. Of settings
-that lost only that is kept which says so: their ranks on validation. Beside them the trials, a line each.
+with a benchmark that another machine began, without training what was trained. A file a cell; no pickle. Of
+settings that lost only that is kept which says so: their ranks on validation. Beside them the trials, a line each.
 
 Shapes: M cases.
 """
