@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import torch
 from numpy.typing import NDArray
 
 from jobs.arms import Split
@@ -118,6 +119,7 @@ class Scorer:
         self._recommender = Recommender(loaded.model, loaded.vocabulary, loaded.views)
         self._item_ids = pa.chunked_array([pa.array(ids, pa.string()) for ids in self.vocabulary.item_ids])
         self._offsets = np.cumsum([0, *self.vocabulary.n_items])
+        self._known_V = _known(loaded)
         self._unknown = [
             np.arange(known + 1, n + 1)
             for known, n in zip(loaded.known_items, self.vocabulary.n_items, strict=True)
@@ -162,10 +164,11 @@ class Scorer:
 
     def _model_rows(self, histories: Histories, seen: Sequence[Sequence[NDArray[np.int64]]]) -> TopN:
         """What the model ranks, for the users that are not cold."""
-        task, known = self.task, self.loaded.known_items
+        task = self.task
         data = histories.cut(task.serve, self.vocabulary, task.domains, task.max_length)
         data = data.last(self.loaded.model.config.max_length)
-        known_U = _known_events(data.cross_items_UT, data.cross_domains_UT, known)
+        starts = np.array([0, *self._offsets[:-1]])  # by domain code; padding is item 0 of code 0
+        known_U = self._known_V[starts[data.cross_domains_UT] + data.cross_items_UT].sum(1)
         warm = np.flatnonzero(known_U >= task.min_history)
         if not len(warm):
             return TopN.join([])
@@ -225,10 +228,14 @@ def _taken(rows: TopN, which: NDArray[Any]) -> TopN:
     return TopN(*(getattr(rows, name)[which] for name in ("user", "domain", "rank", "item", "score")))
 
 
-def _known_events(items_UT: NDArray[Any], codes_UT: NDArray[Any], known_items: Sequence[int]) -> NDArray[np.int64]:
-    limit = np.array([0, *known_items])
-    counts: NDArray[np.int64] = ((items_UT > 0) & (items_UT <= limit[codes_UT])).sum(1)
-    return counts
+def _known(loaded: LoadedModel) -> NDArray[np.bool_]:
+    """Return which rows of the item table mean something in a history: in the vocabulary of the version, learnt."""
+    sizes = loaded.vocabulary.n_items
+    parts = [np.arange(size) < known for size, known in zip(sizes, loaded.known_items, strict=True)]
+    rows_V = torch.arange(1 + sum(sizes), device=loaded.model.embedding.items_VC.device)
+    never_V = loaded.model.blend.never_learnt(rows_V).cpu().numpy()
+    known_V: NDArray[np.bool_] = np.concatenate([[False], *parts]) & ~never_V
+    return known_V
 
 
 def popularity(

@@ -196,7 +196,7 @@ class Scoring(_Section):
 
     top_n: int = Field(20, ge=1, le=1000, description="rows a user and domain")
     batch_users: int = Field(512, ge=1, description="users a model batch")
-    min_history: int = Field(1, ge=1, description="users with fewer known events are cold: popularity serves them")
+    min_history: int = Field(1, ge=1, description="users with fewer events of learnt items: popularity serves them")
     popularity_days: int = Field(28, ge=1, description="days of events that popularity counts")
     reuse: bool = Field(True, description="copy the lists of the night before where nothing has changed them")
 

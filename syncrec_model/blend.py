@@ -65,9 +65,12 @@ class Blend(nn.Module):
 
         None of them where no popularity is kept, or nothing was learnt yet.
         """
-        if self.neighbours is None or not bool(self.neighbours.popularity.any()):
+        if self.neighbours is None:
             return torch.zeros_like(items_N, dtype=torch.bool)
-        return (items_N > 0) & (self.neighbours.popularity[items_N] == 0)
+        never_N = (items_N > 0) & (self.neighbours.popularity[items_N] == 0)
+        if bool(never_N.any()) and not bool(self.neighbours.popularity.any()):
+            return torch.zeros_like(never_N)
+        return never_N
 
     def start_from(self, older: Blend, domains: Tensor, older_domains: Tensor) -> None:
         """Take an older model's weights and neighbours for the domains (from 0) that both know."""

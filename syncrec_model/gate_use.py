@@ -44,5 +44,6 @@ def gate_use(model: SyNCRec, data: SequenceSet, *, max_cases: int = CASES) -> di
 
 
 def _mean(model: SyNCRec, packed: PackedSequences) -> list[float]:
+    packed = model.learnt(packed)
     g_RK = model.gates(model.embedding(packed), packed).index_select(0, packed.last_R)
     return [float(value) for value in g_RK.double().mean(0)]

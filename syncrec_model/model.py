@@ -135,15 +135,18 @@ class SyNCRec(nn.Module):
         learning = "cross" if packed.tokens_per_task[CROSS] else "single"
         return cast(Tensor, self.towers(self.mixture(packed, learning=learning), packed.tokens_per_task))
 
-    def encode(self, packed: PackedSequences) -> Tensor:
-        """Return Y of every row's newest step, [R, C], rows as packed.
+    def learnt(self, packed: PackedSequences) -> PackedSequences:
+        """Return histories without the events of items that training never had.
 
-        Events of items that training never had are passed over: all that training did to such a vector is push it
-        away from every target, and a history that holds one would be read as if that meant something.
+        All that training did to such a vector is push it away from every target; a history that holds one would be
+        read as if that meant something.
         """
         dropped_N = self.blend.never_learnt(packed.items_N)
-        if bool(dropped_N.any()):
-            packed = packed.without(dropped_N)
+        return packed.without(dropped_N) if bool(dropped_N.any()) else packed
+
+    def encode(self, packed: PackedSequences) -> Tensor:
+        """Return Y of every row's newest step that `learnt` leaves, [R, C], rows as packed."""
+        packed = self.learnt(packed)
         learning = "cross" if packed.tokens_per_task[CROSS] else "single"
         mixed_RC = self.mixture(packed, learning=learning).index_select(0, packed.last_R)
         return cast(Tensor, self.towers(mixed_RC, packed.rows_per_task))

@@ -64,9 +64,10 @@ class PackedSequences(OnDevice):
     alone: bool
 
     def without(self, dropped_N: Tensor) -> PackedSequences:
-        """Return the rows without some of their tokens, as if these events had never been; positions close up.
+        """Return the rows without some of their tokens; positions close up.
 
-        A row that would lose all of them keeps one as [SOS]: nothing is known of it.
+        A row that would lose all of them keeps one as [SOS]: nothing is known of it. A row that was cut to T steps
+        stays the shorter: what lay before its oldest step is not in hand, nor does it begin with [SOS].
         """
         n_rows = len(self.last_R)
         lengths_R = torch.bincount(self.rows_N[~dropped_N], minlength=n_rows)

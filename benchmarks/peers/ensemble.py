@@ -79,7 +79,7 @@ class PlainEnsemble(Peer):
 
 
 class EquippedEnsemble(Peer):
-    """The same with every extra of ours: started items, item neighbours and popularity, fitted weights."""
+    """The same with the extras of ours: started items, item neighbours and popularity, fitted weights."""
 
     name = "ensemble.equipped"
     kind = "ensemble"
@@ -129,8 +129,8 @@ def _blended(data: QualityData, budget: Budget, views: Sequence[View], notes: Se
     train = train_sequences(data, _MAX_LENGTH, outside=True)
     blend.learn(train, count_pairs(train))
     names, start_F = (FEATURES, blend.start_F()) if views else (FEATURES[2:], torch.zeros(len(FEATURES) - 2))
-    if not views:
-        blend.weights_DF.zero_()
+    if not views:  # until fitted, and for good where validation has no case of a domain: what is near
+        blend.weights_DF[:] = torch.tensor([float(name == "near") for name in FEATURES])
 
     @lru_cache
     def reader(part: str) -> CaseReader:

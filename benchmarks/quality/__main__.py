@@ -28,7 +28,7 @@ from benchmarks.quality.plan import Scale, UnknownRow, order
 from benchmarks.quality.plots import draw
 from benchmarks.quality.progress import Progress
 from benchmarks.quality.protocol import Budget, Peer
-from benchmarks.quality.runner import NOT_TRAINED, Busy, Runner
+from benchmarks.quality.runner import Busy, Runner
 from benchmarks.quality.systems import Row
 from benchmarks.quality.tables import report
 from benchmarks.record import RESULTS, ROOT, record
@@ -104,16 +104,18 @@ def scale_of(arguments: argparse.Namespace) -> Scale:
     return Scale(trials=arguments.trials)
 
 
-def unlike_the_benchmark(arguments: argparse.Namespace, rows: dict[str, Row]) -> str:
-    """Return why a run's figures are not the benchmark's, "" where they are: "with ROWS and without ease.all"."""
+def unlike_the_benchmark(arguments: argparse.Namespace, incomplete: Sequence[str]) -> str:
+    """Return why a run's figures are not the benchmark's, "" where they are: "with ROWS and without all of ease".
+
+    incomplete: rows that lack a seed or a setting.
+    """
     asked = {
         "ROWS": arguments.rows, "EPOCHS": arguments.epochs, "TRIALS": arguments.trials, "SEEDS": arguments.seeds,
         "CORE_MINUTES": arguments.core_minutes,
     }  # fmt: skip
     changed = [name for name, value in asked.items() if value]
-    untrained = [name for name, row in rows.items() if row.absent == NOT_TRAINED]
     reasons = [f"with {' and '.join(changed)}"] if changed else []
-    return " and ".join([*reasons, *([f"without {', '.join(untrained)}"] if untrained else [])])
+    return " and ".join([*reasons, *([f"without all of {', '.join(incomplete)}"] if incomplete else [])])
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -210,7 +212,7 @@ def _run(arguments: argparse.Namespace) -> int:
     print(text)
     folder = runner.cache.folder
     (folder / "report.md").write_text(text + "\n", encoding="utf-8")
-    unlike, shown = unlike_the_benchmark(arguments, rows), False
+    unlike, shown = unlike_the_benchmark(arguments, runner.incomplete()), False
     if arguments.log and figures.systems:  # its figures are its owner's, not this repository's
         keep(part_of(arguments), figures, rows, _about(data, budget, scale), Places(folder, None))
     elif unlike and not arguments.record and not arguments.log:

@@ -29,8 +29,8 @@ TRIALS = "trials.jsonl"
 def archive(cells: Path, folder: Path, rows: Iterable[Row]) -> int:
     """Copy the finished cells of rows from a cache's folder into an archive's; return how many were new or changed.
 
-    Ranks are kept as whole numbers of halves (the mean rank of a tie is one), 0 for a case that has none; what
-    cannot be ranked at all is left out.
+    What is whole in the archive stays so: a smaller run chooses among less. Ranks are kept as whole numbers of
+    halves (the mean rank of a tie is one), 0 for a case that has none; what cannot be ranked at all is left out.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept, changed = Trials(folder / TRIALS), 0
@@ -41,7 +41,7 @@ def archive(cells: Path, folder: Path, rows: Iterable[Row]) -> int:
         chosen = {result.cell.name for result in row.results.values()}
         for name in sorted(chosen | {trial.cell for trial in row.trials}):
             file = cells / f"{name}.npz"
-            if file.exists():
+            if file.exists() and (name in chosen or not _is_whole(folder / file.name)):
                 changed += _write(folder / file.name, _packed_cell(file, whole=name in chosen))
     return changed
 
@@ -67,6 +67,13 @@ def restore(folder: Path, cells: Path) -> int:
             if trial not in known.all:
                 known.add(trial)
     return copied
+
+
+def _is_whole(file: Path) -> bool:
+    if not file.exists():
+        return False
+    with np.load(file) as found:
+        return set(found.files) != {CHOSEN_BY, _FIGURES}
 
 
 def _packed_cell(file: Path, *, whole: bool) -> dict[str, Any]:

@@ -93,6 +93,17 @@ class Runner:
                 self._go_through({name: self._more_seeds(self.rows[name], wanted[name]) for name in sorted(new)})
         return self.rows
 
+    def incomplete(self) -> list[str]:
+        """Return the rows that lack a seed or a setting of this run and have not failed: a report trains none."""
+        rivals, found = self._rivals(), []
+        for name, row in self.rows.items():
+            wanted = set(seeds(row.peer, self.peers.values(), self.scale, rivals))
+            tried = all(Cell(name, settings, 0).name in self._found for settings in self.scale.settings(row.peer))
+            partial = row.results and not row.errors and (wanted - set(row.results) or not tried)
+            if partial or row.absent == NOT_TRAINED:
+                found.append(name)
+        return found
+
     def _take(self, lock: TextIO) -> None:
         try:  # a child inherits it: an orphan of a killed run holds it to its end
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

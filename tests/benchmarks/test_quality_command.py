@@ -115,9 +115,32 @@ def test_a_report_without_all_rows_replaces_no_recorded_figures(
     before = recorded(tmp_path)
     peers["new"] = Planted(tmp_path / "calls", "new", "multi-domain")
     assert run("--quick", "--report") == 0
-    assert "not recorded: without new it is not the whole benchmark" in capsys.readouterr().err
+    assert "not recorded: without all of new it is not the whole benchmark" in capsys.readouterr().err
     assert recorded(tmp_path) == before
     assert run("--quick", "--report", "--record") == 0 and recorded(tmp_path) != before
+
+
+def test_a_report_without_all_seeds_replaces_no_recorded_figures(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    elsewhere = ["--cache", str(tmp_path / "elsewhere")]
+    assert run() == 0
+    before = recorded(tmp_path)
+    assert run("--seeds", "1", *elsewhere) == 0 and recorded(tmp_path) == before
+    capsys.readouterr()
+    assert run("--report", *elsewhere) == 0
+    assert "not recorded: without all of default, sasrec, large it is not" in capsys.readouterr().err
+    assert recorded(tmp_path) == before
+    assert run("--report", "--restore", *elsewhere) == 0  # the archive has the rest
+    assert recorded(tmp_path)["figures"] == before["figures"]
+
+
+def test_a_smaller_recorded_run_leaves_the_archive_whole(run: Run, tmp_path: Path) -> None:
+    assert run() == 0
+    archived = {file: file.stat().st_size for file in (tmp_path / "results" / "quality").glob("*/*.npz")}
+    assert len(archived) == 5 + 5 + 3
+    assert run("--rows", "default", "--seeds", "1", "--report", "--record") == 0
+    assert {file: file.stat().st_size for file in archived} == archived
 
 
 def test_the_time_split_is_a_part_of_its_own(run: Run, tmp_path: Path) -> None:

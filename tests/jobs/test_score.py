@@ -122,6 +122,17 @@ def test_users_with_too_little_known_history_are_served_by_popularity(loaded: An
     assert {r["source"] for r in cold["v", "books"]} == {"popularity"}
 
 
+def test_users_of_whom_only_items_without_training_are_known_are_served_by_popularity(loaded: Any) -> None:
+    popularity_V = torch.ones_like(loaded.model.blend.neighbours.popularity)
+    popularity_V[[1, 1 + 7 + 4 - 1]] = 0  # books1 and toys4: the vocabulary has them, training had not
+    loaded.model.blend.neighbours.popularity = popularity_V
+    found = recommend({"u": [("books", 1), ("books", 3)], "v": [("toys", 4)]}, loaded, task(top_n=3))
+    assert {r["source"] for r in found["v", "toys"]} == {"popularity"}
+    assert {r["source"] for r in found["u", "toys"]} == {"model"}
+    without = recommend({"u": [("books", 3)]}, loaded, task(top_n=3))
+    assert [r["item_id"] for r in found["u", "toys"]] == [r["item_id"] for r in without["u", "toys"]]
+
+
 def test_one_user_alone_equals_the_same_user_in_a_batch(loaded: Any) -> None:
     together = recommend(HISTORIES, loaded, task())
     alone = recommend({"v": HISTORIES["v"]}, loaded, task())

@@ -33,6 +33,18 @@ def test_a_gate_that_always_takes_one_expert_shows_it_in_its_own_task_alone() ->
     assert after["cross"] == before["cross"]
 
 
+def test_the_gates_are_those_that_serve() -> None:
+    """A history is read without what training never had, here as in `encode`."""
+    model, cases = small_model(gate="step"), random_set(n_users=40, window=(20, 40))
+    whole = gate_use(model, cases)
+    popularity_V = torch.ones_like(model.blend.neighbours.popularity)
+    popularity_V[1:5] = 0
+    model.blend.neighbours.popularity = popularity_V
+    served = gate_use(model, cases)
+    assert served["single"]["toys"] == whole["single"]["toys"], "it has no such item"
+    assert served["single"]["books"] != whole["single"]["books"] and served["cross"] != whole["cross"]
+
+
 def test_few_cases_of_many_are_enough_and_none_is_no_entry() -> None:
     model = small_model()
     cases = random_set(n_users=200, window=(20, 40))

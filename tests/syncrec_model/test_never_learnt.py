@@ -91,6 +91,8 @@ def test_what_is_left_is_packed_as_if_it_had_been_packed_so():
         assert left.items_N[own].tolist() == expected
         assert left.positions_N[own].tolist() == list(range(len(expected)))[::-1]
         assert int(left.last_R[row]) == int(own.nonzero().max())
+        columns = packed.columns_N[kept].tolist() or packed.columns_N[packed.last_R[row]][None].tolist()
+        assert left.columns_N[own].tolist() == columns
         assert left.slots_N[own].diff().tolist() == [1] * (len(expected) - 1)
     nothing = packed.without(torch.zeros(len(packed.items_N), dtype=torch.bool))
     for name in ("items_N", "rows_N", "positions_N", "last_R", "slots_N"):
