@@ -272,11 +272,13 @@ def flat(figures: Figures, prefix: str = "a5") -> Values:
 
 
 def plain(value: Any) -> Any:
-    """Return JSON values; a figure that is not defined becomes null."""
+    """Return JSON values; a figure has six digits, one that is not defined becomes null."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple | set):
         return [plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    return value
