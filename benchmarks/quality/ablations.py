@@ -108,8 +108,8 @@ def bounds(gained: Interval) -> str:
     return f"{gained.value / UNIT:+.1f}{limits}" + (" *" if gained.word != "unclear" else "")
 
 
-def followed(rows: Mapping[str, Row]) -> dict[str, dict[str, dict[str, float]]]:
-    """Return row -> "weight" or "driver" -> domain -> its value in the best epoch, mean over seeds.
+def followed(rows: Mapping[str, Row], domains: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return row -> "weight" or "driver" -> domain, in this order -> its value in the best epoch, mean over seeds.
 
     weight: what multiplied the domain's cross loss, mean over the epoch; rows that weigh all alike by 1 are left
     out. driver: what the weight follows (weightings.py), as it was after the epoch.
@@ -118,7 +118,9 @@ def followed(rows: Mapping[str, Row]) -> dict[str, dict[str, dict[str, float]]]:
     for row in rows.values():
         kept = [result.figures["chosen"] for result in row.results.values()]
         figures = {
-            word: _of_best_epoch([chosen[name] for chosen in kept], [chosen["best_epoch"] for chosen in kept])
+            word: _of_best_epoch(
+                [chosen[name] for chosen in kept], [chosen["best_epoch"] for chosen in kept], domains
+            )
             for name, word in FOLLOWED.items()
             if kept and all(name in chosen for chosen in kept)
         }
@@ -127,10 +129,12 @@ def followed(rows: Mapping[str, Row]) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def _of_best_epoch(by_domain: Sequence[Mapping[str, Sequence[float]]], epochs: Sequence[int]) -> dict[str, float]:
+def _of_best_epoch(
+    by_domain: Sequence[Mapping[str, Sequence[float]]], epochs: Sequence[int], domains: Sequence[str]
+) -> dict[str, float]:
     values: dict[str, Array] = {
         domain: np.array([each[domain][epoch - 1] for each, epoch in zip(by_domain, epochs, strict=True)])
-        for domain in by_domain[0]
+        for domain in domains  # their order, which a file of figures need not keep
     }
     return {domain: float(values_S.mean()) for domain, values_S in values.items()}
 

@@ -139,7 +139,9 @@ def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_0
         "strata": _counts(STRATA, data.cases["test"].stratum_M),
         "target_strata": _counts(TARGET_STRATA, data.target_stratum("test")),
     }
-    return Figures(data.domains, lines, rivals, versus, known, cases, transfer, ablations, followed(rows))
+    return Figures(
+        data.domains, lines, rivals, versus, known, cases, transfer, ablations, followed(rows, data.domains)
+    )
 
 
 def _ranked_among_known(system: System) -> bool:
