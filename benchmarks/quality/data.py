@@ -33,6 +33,11 @@ TIME_SHARE = 0.1  # of the events, the last tenth is the test window, the tenth 
 QUICK_USERS = 8_500
 STRATA = ("0", "1-2", "3-5", "6+")  # events of the user in the target's domain before the case
 TARGET_STRATA = ("0", "1-3", "4-10", "11-30", "31+")  # training events of the target, of everybody
+NEWEST_STRATA = (
+    "none",
+    "new",
+    "known",
+)  # the newest event before the case: nobody had its item in training, or somebody
 N_NEGATIVES = 100
 
 
@@ -132,16 +137,31 @@ class QualityData:
 
     def target_events(self, part: str) -> Array:
         """Return how many training events everybody has of each case's target, [M]."""
-        cases = self.cases[part]
-        found_M = np.zeros(len(cases), dtype=np.int64)
+        return self._training_events(self.cases[part].domain_M, self.cases[part].target_M)
+
+    def _training_events(self, domain_N: Array, item_N: Array) -> Array:
+        """Return how many training events everybody has of some candidates, [N]."""
+        found_N = np.zeros(len(item_N), dtype=np.int64)
         for code in range(1, len(self.domains) + 1):
-            own_M = cases.domain_M == code
-            found_M[own_M] = self.item_events(code)[cases.target_M[own_M] - 1]
-        return found_M
+            own_N = domain_N == code
+            found_N[own_N] = self.item_events(code)[item_N[own_N] - 1]
+        return found_N
 
     def target_stratum(self, part: str) -> Array:
         """Return the place in TARGET_STRATA of each case, [M]."""
         return np.digitize(self.target_events(part), [1, 4, 11, 31])
+
+    def newest_stratum(self, part: str) -> Array:
+        """Return the place in NEWEST_STRATA of each case, [M]; -1 where nobody had its target in training.
+
+        Where the newest event is of a new item, a model has to read past it: in a night that is the assortment's
+        latest day.
+        """
+        cases, log = self.cases[part], self.events
+        newest_M = np.maximum(cases.event_M - 1, 0)
+        known_M = self._training_events(log.domain_E[newest_M], log.item_E[newest_M]) > 0
+        place_M = np.where(self.starts_U[cases.user_M] == cases.event_M, 0, 1 + known_M)
+        return np.where(self.target_events(part) > 0, place_M, -1)
 
     def train_sequences(self, max_length: int) -> SequenceSet:
         """Return what syncrec_model learns from: one row a user."""

@@ -16,7 +16,7 @@ import numpy as np
 from benchmarks.quality.ablations import Ablation, ablations_of, followed
 from benchmarks.quality.bootstrap import Bootstrap, Gain, Interval, gains, macro_interval, mean_over_domains
 from benchmarks.quality.cells import Result
-from benchmarks.quality.data import STRATA, TARGET_STRATA, Array, QualityData
+from benchmarks.quality.data import NEWEST_STRATA, STRATA, TARGET_STRATA, Array, QualityData
 from benchmarks.quality.systems import (
     DEFAULT,
     EQUIPPED,
@@ -57,8 +57,8 @@ class Cost:
 class SystemFigures:
     """One line of the tables. test: measure -> domain -> value, with "macro" and "min". macro: of NDCG@10.
 
-    strata, target_strata: domain or "macro" -> stratum -> NDCG@10. sampled: "own100" or "all100" -> as `test`, {}
-    where a view cannot be ranked so. valid_macro is what choices are made by.
+    strata, target_strata, newest_strata: domain or "macro" -> stratum -> NDCG@10. sampled: "own100" or "all100" ->
+    as `test`, {} where a view cannot be ranked so. valid_macro is what choices are made by.
     """
 
     name: str
@@ -72,6 +72,7 @@ class SystemFigures:
     macro: Interval
     strata: dict[str, Values]
     target_strata: dict[str, Values]
+    newest_strata: dict[str, Values]
     sampled: dict[str, dict[str, Values]]
     cost: Cost
     notes: tuple[str, ...]
@@ -93,9 +94,9 @@ class Figures:
 
     versus: our default against "best_single", "best_multi", the two ensembles. known: the same of targets that
     somebody had in training, ranked among such items; empty where all are, and for cells of before they were ranked
-    so. cases: how many, "strata" or "target_strata" -> stratum -> cases. transfer: every row that learns from all
-    domains against the best of one domain (RQ2). ablations: variants of ours against the whole; weights: what
-    multiplied their cross losses (RQ3, ablations.py).
+    so. cases: how many, "strata", "target_strata" or "newest_strata" -> stratum -> cases. transfer: every row that
+    learns from all domains against the best of one domain (RQ2). ablations: variants of ours against the whole;
+    weights: what multiplied their cross losses (RQ3, ablations.py).
     """
 
     domains: tuple[str, ...]
@@ -138,6 +139,7 @@ def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_0
     cases = {
         "strata": _counts(STRATA, data.cases["test"].stratum_M),
         "target_strata": _counts(TARGET_STRATA, data.target_stratum("test")),
+        "newest_strata": _counts(NEWEST_STRATA, data.newest_stratum("test")),
     }
     return Figures(
         data.domains, lines, rivals, versus, known, cases, transfer, ablations, followed(rows, data.domains)
@@ -178,6 +180,7 @@ def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
         macro=macro_interval(bootstrap, system),
         strata=_strata(system, STRATA, system.data.cases["test"].stratum_M),
         target_strata=_strata(system, TARGET_STRATA, system.data.target_stratum("test")),
+        newest_strata=_strata(system, NEWEST_STRATA, system.data.newest_stratum("test")),
         sampled={ranking: found for ranking, found in sampled.items() if math.isfinite(found[METRIC]["macro"])},
         cost=Cost(
             train_s=_mean([run.figures["train_s"] for run in timed]),

@@ -8,12 +8,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.markdown import table
 from benchmarks.quality.ablations import ablation_tables, weight_table
 from benchmarks.quality.bootstrap import Gain, Interval
-from benchmarks.quality.data import STRATA, TARGET_STRATA
+from benchmarks.quality.data import NEWEST_STRATA, STRATA, TARGET_STRATA
 from benchmarks.quality.figures import BEST_MULTI, BEST_SINGLE, METRICS, SAMPLED, Figures, SystemFigures
 from benchmarks.quality.protocol import KINDS
 from benchmarks.quality.systems import EQUIPPED, METRIC, PLAIN, Row
 from benchmarks.quality.trials import DONE
 
+FEW_CASES = 100  # a stratum with fewer decides nothing
 SHORT = {
     "Beauty": "Beauty",
     "Sports_and_Outdoors": "Sports",
@@ -61,6 +62,11 @@ def report(figures: Figures, rows: Mapping[str, Row]) -> str:
             (
                 "NDCG@10 by training events of the target, of everybody; mean over domains",
                 strata_table(figures, lines, "target_strata", TARGET_STRATA),
+            ),
+            (
+                "NDCG@10 of targets that somebody had in training, by the newest event before the case: none, "
+                "of an item that is new since training, of one that was known; mean over domains",
+                newest_table(figures, lines),
             ),
             ("The papers' 100-negative protocol: not a measure of quality", sampled_table(lines)),
             ("Costs", cost_table(lines)),
@@ -138,6 +144,12 @@ def strata_table(figures: Figures, lines: Sequence[SystemFigures], by: str, name
     counts = ["*cases*", *(f"{figures.cases[by][name]:,}" for name in names)]
     rows = [[line.name, *(number(getattr(line, by)["macro"][name]) for name in names)] for line in lines]
     return table(["row", *names], [counts, *rows])
+
+
+def newest_table(figures: Figures, lines: Sequence[SystemFigures]) -> str:
+    """Return NDCG@10 by the newest event, "" where too few have a new one to say anything."""
+    few = figures.cases["newest_strata"]["new"] < FEW_CASES
+    return "" if few else strata_table(figures, lines, "newest_strata", NEWEST_STRATA)
 
 
 def known_table(figures: Figures) -> str:

@@ -9,7 +9,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.quality.data import PARTS, TARGET_STRATA, TEST, TRAIN, VALID, DataAbsent, cut, load_a5
+from benchmarks.quality.data import (
+    NEWEST_STRATA,
+    PARTS,
+    TARGET_STRATA,
+    TEST,
+    TRAIN,
+    VALID,
+    DataAbsent,
+    cut,
+    load_a5,
+)
 from tests.benchmarks.neural_world import DOMAINS, N_ITEMS, planted, walks
 
 
@@ -68,6 +78,30 @@ def test_a_targets_training_events_are_those_of_everybody_before_validation() ->
         "31+",
     ]
     assert data.target_stratum("test").tolist() == np.digitize(data.target_events("test"), [1, 4, 11, 31]).tolist()
+
+
+def test_the_newest_event_before_a_case_is_of_a_new_item_or_of_a_known_one_or_there_is_none() -> None:
+    data = planted(80, "time")
+    new_E = (data.events.domain_E == 1) & (data.events.item_E <= 5)
+    old_O = (data.outside.domain_E != 1) | (data.outside.item_E > 5)
+    data = replace(data, part_E=np.where(new_E, TEST, data.part_E), outside=data.outside.take(old_O))
+    for part in PARTS:
+        cases, targets_M = data.cases[part], data.target_events(part)
+        logs = (data.train, data.outside.take(data.outside.item_E <= N_ITEMS))
+        wanted = []
+        for row, (items, domains, _) in enumerate(data.histories(part)):
+            had = len(items) and any(
+                ((log.domain_E == domains[-1]) & (log.item_E == items[-1])).any() for log in logs
+            )
+            place = NEWEST_STRATA.index("known" if had else "new" if len(items) else "none")
+            wanted.append(place if targets_M[row] else -1)
+        found = data.newest_stratum(part)
+        assert found.tolist() == wanted
+    assert {-1, *map(NEWEST_STRATA.index, ("new", "known"))} <= set(found)
+    alone = replace(data, events=replace(data.events, user_E=np.arange(len(data.events))), n_users=len(data.events))
+    cases = replace(data.cases["test"], user_M=data.cases["test"].event_M)
+    first = replace(alone, cases={"test": cases}).newest_stratum("test")
+    assert set(first) == {-1, NEWEST_STRATA.index("none")}
 
 
 def test_outside_items_are_numbered_behind_the_candidates() -> None:

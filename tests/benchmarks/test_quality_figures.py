@@ -14,13 +14,13 @@ import pytest
 
 from benchmarks.quality.bootstrap import Bootstrap, Interval, gains, interval, macro_interval
 from benchmarks.quality.cells import Cell, Result
-from benchmarks.quality.data import STRATA, TEST, Array, Cases, QualityData
+from benchmarks.quality.data import NEWEST_STRATA, STRATA, TEST, Array, Cases, QualityData
 from benchmarks.quality.figures import METRIC, flat, plain, summarise
 from benchmarks.quality.plan import Scale
 from benchmarks.quality.plots import _worth_a_name, draw, ntg_curves, ntg_over_epochs, sweep
 from benchmarks.quality.runner import Runner
 from benchmarks.quality.systems import Row, System, domain_means
-from benchmarks.quality.tables import report
+from benchmarks.quality.tables import newest_table, report
 from tests.benchmarks.quality_peers import BUDGET, DOMAINS, Planted, Silent, tiny
 
 DATA = tiny()
@@ -207,6 +207,17 @@ def test_targets_that_nobody_had_in_training_are_told_apart_from_the_others(
     new_D = domain_means(data, "test", full_M, ~known_M)
     assert figures.systems["default"].target_strata["macro"]["0"] == pytest.approx(new_D[0])
     assert math.isnan(new_D[1])
+
+    after_new_M = data.newest_stratum("test") == NEWEST_STRATA.index("new")
+    n_after_new = figures.cases["newest_strata"]["new"]
+    assert 0 < n_after_new == after_new_M.sum() and not (after_new_M & ~known_M).any()
+    assert sum(figures.cases["newest_strata"].values()) == known_M.sum()
+    after_new = np.nanmean(domain_means(data, "test", full_M, after_new_M))
+    assert figures.systems["default"].newest_strata["macro"]["new"] == pytest.approx(after_new)
+    lines = list(figures.systems.values())
+    shown = newest_table(replace(figures, cases={"newest_strata": {"none": 0, "new": 100, "known": 7}}), lines)
+    assert shown.count("\n") == 2 + len(lines) and f"{after_new:.4f}" in shown
+    assert newest_table(replace(figures, cases={"newest_strata": {"none": 0, "new": 99, "known": 7}}), lines) == ""
 
     def among_known(row: str) -> Array:
         ranks_SM = np.stack([run.ranks["/test/known"] for run in found[row].results.values()])
