@@ -125,6 +125,19 @@ def test_neighbours_alone_need_no_row_and_rank_well_above_chance(data: QualityDa
         assert ndcg(found.views[""], data, "test", code) > ndcg(noise, data, "test", code) + 0.2
 
 
+def test_a_domain_without_validation_cases_is_ranked_by_its_neighbours(data: QualityData, tmp_path: Path) -> None:
+    valid = data.cases["valid"]
+    kept_M = valid.domain_M == 1
+    fewer = dataclasses.replace(
+        valid, **{f.name: getattr(valid, f.name)[kept_M] for f in dataclasses.fields(valid)}
+    )
+    without = dataclasses.replace(data, cases={**data.cases, "valid": fewer})
+    found = fitted_by(ensemble.FittedNeighbours(), without, tmp_path, {})
+    first, second = (found.chosen["blend"][domain] for domain in data.domains)
+    assert second == [0, 0, 1, 0, 0] and first[2] + first[3] > 1
+    assert ndcg(found.views[""], data, "test", 2) > ndcg(kept_of(data)("anything"), data, "test", 2) + 0.2
+
+
 @pytest.mark.parametrize(
     "peer",
     [ensemble.PlainEnsemble(), ensemble.EquippedEnsemble(), ensemble.FittedNeighbours()],
