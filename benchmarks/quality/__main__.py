@@ -65,7 +65,7 @@ def keep(part: str, figures: Figures, rows: dict[str, Row], about: dict[str, Any
     }
     record("quality", flat(figures, part), part=part, details=details, folder=places.results)
     if places.page is not None:
-        text = into_page(places.page.read_text(encoding="utf-8"), part, report(figures, rows))
+        text = into_page(places.page.read_text(encoding="utf-8"), part, report(figures, rows, fold=True))
         places.page.write_text(text, encoding="utf-8")
 
 

@@ -30,8 +30,21 @@ RIVALS = {
 }
 
 
-def report(figures: Figures, rows: Mapping[str, Row]) -> str:
-    """Return every table with its heading."""
+FOLDED = frozenset(
+    {
+        "HR@10 on test",
+        "MRR on test",
+        "NDCG@10 by training events of the target, of everybody; mean over domains",
+        "The papers' 100-negative protocol: not a measure of quality",
+        "What validation chose",
+        "Every trial",
+    }
+)
+"""Tables that a page shows on a click: a reader of the first one does not come for them."""
+
+
+def report(figures: Figures, rows: Mapping[str, Row], *, fold: bool = False) -> str:
+    """Return every table with its heading. fold: as a page has them, those in FOLDED closed."""
     lines = ranked(figures)
     parts = [("Rows without a result", missing_table(rows))]
     if lines:
@@ -73,7 +86,13 @@ def report(figures: Figures, rows: Mapping[str, Row]) -> str:
             ("What validation chose", chosen_table(lines)),
         ]
     parts.append(("Every trial", trial_table(rows.values())))
-    return "\n\n".join(f"**{title}**\n\n{text}" for title, text in parts if text)
+    return "\n\n".join(_section(title, text, fold and title in FOLDED) for title, text in parts if text)
+
+
+def _section(title: str, text: str, folded: bool) -> str:
+    if folded:  # HTML as every code host and Sphinx let it through
+        return f"<details>\n<summary><b>{title}</b></summary>\n\n{text}\n\n</details>"
+    return f"**{title}**\n\n{text}"
 
 
 def short(domain: str) -> str:

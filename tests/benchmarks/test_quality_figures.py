@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +21,7 @@ from benchmarks.quality.plan import Scale
 from benchmarks.quality.plots import _worth_a_name, draw, ntg_curves, ntg_over_epochs, sweep
 from benchmarks.quality.runner import Runner
 from benchmarks.quality.systems import Row, System, domain_means
-from benchmarks.quality.tables import newest_table, report
+from benchmarks.quality.tables import FOLDED, newest_table, report
 from tests.benchmarks.quality_peers import BUDGET, DOMAINS, Planted, Silent, tiny
 
 DATA = tiny()
@@ -273,6 +274,21 @@ def test_tables_show_every_row_every_trial_and_mark_the_sampled_protocol(rows: d
     trials = text.split("**Every trial**")[1].strip().splitlines()[2:]
     assert len(trials) == sum(len(row.trials) for row in rows.values()) == 2 + 3 + 1 + 1 + 2 + 2 + 1 - 1 + 1
     assert sum("dropout 0.5" in line for line in trials) == 1
+
+
+def test_a_page_folds_the_long_tables_and_loses_none(rows: dict[str, Row]) -> None:
+    figures = summarise(rows, DATA, n_resamples=20)
+    printed, page = report(figures, rows), report(figures, rows, fold=True)
+    assert "<" not in printed
+    folded = re.findall(r"<details>\n<summary><b>(.+?)</b></summary>\n\n(.+?)\n\n</details>", page, re.DOTALL)
+    assert {title for title, _ in folded} == FOLDED
+    unfolded = page
+    for title, text in folded:
+        assert f"**{title}**\n\n{text}" in printed and "<" not in text
+        unfolded = unfolded.replace(
+            f"<details>\n<summary><b>{title}</b></summary>\n\n{text}\n\n</details>", f"**{title}**\n\n{text}"
+        )
+    assert unfolded == printed
     assert all(line.count("|") == text.splitlines()[4].count("|") for line in text.splitlines()[4:6])
 
 
