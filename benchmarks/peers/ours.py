@@ -204,6 +204,7 @@ PEERS = (
     Ours("default.no-mim", {"mim": False}),
     Ours("default.no-start", {"start": "random"}),
     Ours("default.two-experts", {"n_experts": 2, "n_cross_experts": 1}),
+    Ours("default.wide", {"channels": 128}),
     Ours("default.no-neighbours", {"neighbours": 0}),
     Ours("default.sum", {"neighbours": 0, "fit_blend": False}),
     Ours("default.bounded", {"correction": "bounded"}),
