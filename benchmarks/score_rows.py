@@ -132,13 +132,13 @@ def measure(row: str, folder: Path, n: int, threads: int, n_users: int, seconds:
 
 
 def peak(threads: int) -> dict[str, float]:
-    """Return the rates of large matrix products."""
+    """Return the rate of large matrix products."""
     import torch
 
     from benchmarks.measure import matrix_peak
 
     torch.set_num_threads(threads)
-    return matrix_peak(torch.device("cpu"))
+    return matrix_peak(torch.device("cpu"), ["fp32"])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -75,7 +75,7 @@ class Result:
     def columns(self, name: str) -> dict[str, float]:
         """Return the figures of a row that was measured."""
         row = self.rows[name]
-        precision = "bf16" if "bf16" in name else "fp32"
+        precision = precision_of(name)
         gflop = self.rows[name.removesuffix("-compiled")].median("gflop")
         seconds = row.median("seconds")
         found = {
@@ -89,6 +89,11 @@ class Result:
         if rival is not None and rival.rounds:
             found["vs_released"] = rival.median("seconds") / seconds
         return found
+
+
+def precision_of(row: str) -> str:
+    """Return the precision that a row computes in."""
+    return "bf16" if "bf16" in row else "fp32"
 
 
 class Bench:
@@ -129,7 +134,8 @@ class Bench:
         make_users(shape, a.warm + plan(shape, a)[0]).save(path)
         result = Result(shape, {name: Row(name, absent=self.why_absent(name)) for name in a.rows})
         for number in range(1, a.rounds + 1):
-            found = self.child("benchmarks.train_row", "peak")
+            wanted = sorted({precision_of(name) for name in a.rows}, reverse=True)
+            found = self.child("benchmarks.train_row", "peak", "--precisions", *wanted)
             result.device = found["device"]
             result.peaks.append(found["peak"])
             for row in result.rows.values():
@@ -184,7 +190,7 @@ def figures_of(device: str, result: Result) -> dict[str, float]:
         if row.rounds:
             columns = result.columns(name)
             kept |= {prefix + FIGURES[name] + key: rounded(value) for key, value in columns.items()}
-    for precision in ("fp32", "bf16"):
+    for precision in result.peaks[0]:
         kept[f"{prefix}matrix_{precision}_gflop_per_s"] = rounded(
             statistics.median(peak[precision] for peak in result.peaks)
         )
@@ -228,7 +234,7 @@ def table_of(result: Result) -> Table:
 def heading(result: Result) -> str:
     """Name the shape and the machine's matrix peak."""
     lengths = "rows of T 50 events" if result.shape.lengths == "full" else "rows as long as those of A5"
-    peaks = [f"{statistics.median(p[k] for p in result.peaks):.0f} GFLOP/s {k}" for k in ("fp32", "bf16")]
+    peaks = [f"{statistics.median(p[k] for p in result.peaks):.0f} GFLOP/s {k}" for k in result.peaks[0]]
     return f"r {result.shape.channels}, B {result.shape.batch}, {lengths}; large products: {', '.join(peaks)}"
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.measure import Measured, matrix_peak, measure, peak_gib
+from benchmarks.measure import PRECISIONS, Measured, matrix_peak, measure, peak_gib
 from benchmarks.released_code import ReleasedCodeAbsent, add_argument, load_released
 from benchmarks.workload import Users
 from syncrec_model import ModelConfig, SequenceSet, SyNCRec, TrainingConfig
@@ -169,7 +169,10 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     device = choose_device(arguments.device)
     if arguments.row == "peak":
         name = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-        return {"peak": matrix_peak(device), "device": f"{device.type}: {name}, torch {torch.__version__}"}
+        return {
+            "peak": matrix_peak(device, arguments.precisions),
+            "device": f"{device.type}: {name}, torch {torch.__version__}",
+        }
     users = Users.load(arguments.users)
     if arguments.row == "whole":
         return whole(users, arguments).to_dict()
@@ -196,6 +199,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=4.0)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument(
+        "--precisions", nargs="+", choices=list(PRECISIONS), default=list(PRECISIONS), help="of peak"
+    )
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--compiled", action="store_true")
     add_argument(parser)

@@ -75,6 +75,10 @@ def test_the_table_from_end_to_end_without_rivals(tmp_path: Path, capsys: pytest
     figures = json.loads((tmp_path / "train.json").read_text())["figures"]
     assert figures["cpu.r8.a5.users_per_s"] > 0 and 0 < figures["cpu.r8.a5.peak_share"] < 2
     assert "cpu.r8.a5.vs_released" not in figures
+    assert figures["cpu.r8.a5.matrix_fp32_gflop_per_s"] > 0 and "GFLOP/s fp32\n" in out
+    assert "cpu.r8.a5.matrix_bf16_gflop_per_s" not in figures, (
+        "no row computes in it, and some processors take minutes"
+    )
 
 
 def test_the_figures_have_the_names_that_the_issue_gives() -> None:
