@@ -33,11 +33,7 @@ TIME_SHARE = 0.1  # of the events, the last tenth is the test window, the tenth 
 QUICK_USERS = 8_500
 STRATA = ("0", "1-2", "3-5", "6+")  # events of the user in the target's domain before the case
 TARGET_STRATA = ("0", "1-3", "4-10", "11-30", "31+")  # training events of the target, of everybody
-NEWEST_STRATA = (
-    "none",
-    "new",
-    "known",
-)  # the newest event before the case: nobody had its item in training, or somebody
+NEWEST_STRATA = ("none", "new", "known")  # the newest event before the case: of an item that training never had?
 N_NEGATIVES = 100
 
 

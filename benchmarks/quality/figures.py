@@ -57,8 +57,9 @@ class Cost:
 class SystemFigures:
     """One line of the tables. test: measure -> domain -> value, with "macro" and "min". macro: of NDCG@10.
 
-    strata, target_strata, newest_strata: domain or "macro" -> stratum -> NDCG@10. sampled: "own100" or "all100" ->
-    as `test`, {} where a view cannot be ranked so. valid_macro is what choices are made by.
+    strata, target_strata, newest_strata: domain or "macro" -> stratum -> NDCG@10, of newest_strata among the items
+    that somebody had in training. sampled: "own100" or "all100" -> as `test`, {} where a view cannot be ranked so.
+    valid_macro is what choices are made by.
     """
 
     name: str
@@ -133,14 +134,15 @@ def summarise(rows: Mapping[str, Row], data: QualityData, n_resamples: int = 2_0
         for system in systems.values()
         if everywhere and system.kind in ("ours", *MULTI_KINDS)
     }
-    lines = {name: _system(system, rows[system.row], bootstrap) for name, system in systems.items()}
+    strata = {
+        "strata": (STRATA, data.cases["test"].stratum_M),
+        "target_strata": (TARGET_STRATA, data.target_stratum("test")),
+        "newest_strata": (NEWEST_STRATA, data.newest_stratum("test")),
+    }
+    lines = {name: _system(system, rows[system.row], bootstrap, strata) for name, system in systems.items()}
     lines = {name: _with_needs(line, rows[line.row], lines) for name, line in lines.items()}
     ablations = ablations_of(systems, bootstrap)
-    cases = {
-        "strata": _counts(STRATA, data.cases["test"].stratum_M),
-        "target_strata": _counts(TARGET_STRATA, data.target_stratum("test")),
-        "newest_strata": _counts(NEWEST_STRATA, data.newest_stratum("test")),
-    }
+    cases = {by: _counts(names, stratum_M) for by, (names, stratum_M) in strata.items()}
     return Figures(
         data.domains, lines, rivals, versus, known, cases, transfer, ablations, followed(rows, data.domains)
     )
@@ -163,7 +165,9 @@ def _compare(bootstrap: Bootstrap, ours: System, rivals: list[System]) -> Compar
     return Comparison(ours.name, names, dict(zip(domains, found, strict=True)), macro)
 
 
-def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
+def _system(
+    system: System, row: Row, bootstrap: Bootstrap, strata: Mapping[str, tuple[Sequence[str], Array]]
+) -> SystemFigures:
     runs = system.runs
     device = _device(runs[0])
     timed = [run for run in runs if _device(run) == device]
@@ -178,9 +182,9 @@ def _system(system: System, row: Row, bootstrap: Bootstrap) -> SystemFigures:
         valid_macro=system.macro("valid"),
         test=_measures(system, "full"),
         macro=macro_interval(bootstrap, system),
-        strata=_strata(system, STRATA, system.data.cases["test"].stratum_M),
-        target_strata=_strata(system, TARGET_STRATA, system.data.target_stratum("test")),
-        newest_strata=_strata(system, NEWEST_STRATA, system.data.newest_stratum("test")),
+        strata=_strata(system, *strata["strata"]),
+        target_strata=_strata(system, *strata["target_strata"]),
+        newest_strata=_strata(system, *strata["newest_strata"], ranking="known"),
         sampled={ranking: found for ranking, found in sampled.items() if math.isfinite(found[METRIC]["macro"])},
         cost=Cost(
             train_s=_mean([run.figures["train_s"] for run in timed]),
@@ -226,11 +230,11 @@ def _named(system: System, values_D: Any) -> Values:
     }
 
 
-def _strata(system: System, names: Sequence[str], stratum_M: Array) -> dict[str, Values]:
+def _strata(system: System, names: Sequence[str], stratum_M: Array, ranking: str = "full") -> dict[str, Values]:
     """Return NDCG@10 by domain and stratum; macro is the mean over the domains that have cases of the stratum."""
     found: dict[str, Values] = {domain: {} for domain in [*system.data.domains, "macro"]}
     for number, stratum in enumerate(names):
-        values_D = system.by_domain("test", where_M=stratum_M == number)
+        values_D = system.by_domain("test", ranking=ranking, where_M=stratum_M == number)
         for domain, value in zip(system.data.domains, values_D, strict=True):
             found[domain][stratum] = float(value)
         found["macro"][stratum] = float(mean_over_domains(values_D))

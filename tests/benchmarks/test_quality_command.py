@@ -14,6 +14,7 @@ import pytest
 from benchmarks.quality import __main__ as command
 from benchmarks.quality.data import QUICK_USERS, DataAbsent, QualityData
 from benchmarks.quality.protocol import Peer
+from benchmarks.quality.tables import FOLDED
 from tests.benchmarks.quality_peers import Planted, lines, tiny
 
 PAGE = "head\n<!-- make bench-quality writes a5 from here -->\nold\n<!-- a5 to here -->\ntail\n"
@@ -80,6 +81,7 @@ def test_the_whole_benchmark_is_recorded_with_its_trials_its_page_and_its_plots(
     assert details["systems"]["default"]["seeds"] == [0, 1, 2, 3, 4]
     page = (tmp_path / "page.md").read_text()
     assert page.startswith("head\n") and page.endswith("tail\n") and "| default" in page and "old" not in page
+    assert page.count("<details>") == len(FOLDED)
     assert drawn == ["img/quality-a5"]
 
 

@@ -213,12 +213,27 @@ def test_targets_that_nobody_had_in_training_are_told_apart_from_the_others(
     n_after_new = figures.cases["newest_strata"]["new"]
     assert 0 < n_after_new == after_new_M.sum() and not (after_new_M & ~known_M).any()
     assert sum(figures.cases["newest_strata"].values()) == known_M.sum()
-    after_new = np.nanmean(domain_means(data, "test", full_M, after_new_M))
-    assert figures.systems["default"].newest_strata["macro"]["new"] == pytest.approx(after_new)
+
+    def after_new(row: str) -> float:
+        ranks_SM = np.stack([run.ranks["/test/known"] for run in found[row].results.values()])
+        gained_M = np.where(ranks_SM <= 10, 1 / np.log2(1 + ranks_SM), 0).mean(0)
+        return float(np.nanmean(domain_means(data, "test", gained_M, after_new_M)))
+
+    for run in found["sasrec"].results.values():  # no new item stands in the way of these
+        run.ranks["/test/known"][after_new_M] = FIRST
+    figures = summarise(found, data, n_resamples=50)
+    for row in ("default", "sasrec"):
+        assert figures.systems[row].newest_strata["macro"]["new"] == pytest.approx(after_new(row))
+    assert after_new("sasrec") == 1
     lines = list(figures.systems.values())
-    shown = newest_table(replace(figures, cases={"newest_strata": {"none": 0, "new": 100, "known": 7}}), lines)
-    assert shown.count("\n") == 2 + len(lines) and f"{after_new:.4f}" in shown
-    assert newest_table(replace(figures, cases={"newest_strata": {"none": 0, "new": 99, "known": 7}}), lines) == ""
+    few, enough = (
+        replace(figures, cases={**figures.cases, "newest_strata": {"none": 0, "new": n, "known": 7}})
+        for n in (199, 200)
+    )
+    shown = newest_table(enough, lines)
+    assert shown.count("\n") == 2 + len(lines) and f"{after_new('default'):.4f}" in shown
+    assert newest_table(few, lines) == ""
+    assert "by the newest event" in report(enough, found) and "by the newest event" not in report(few, found)
 
     def among_known(row: str) -> Array:
         ranks_SM = np.stack([run.ranks["/test/known"] for run in found[row].results.values()])
@@ -274,6 +289,7 @@ def test_tables_show_every_row_every_trial_and_mark_the_sampled_protocol(rows: d
     trials = text.split("**Every trial**")[1].strip().splitlines()[2:]
     assert len(trials) == sum(len(row.trials) for row in rows.values()) == 2 + 3 + 1 + 1 + 2 + 2 + 1 - 1 + 1
     assert sum("dropout 0.5" in line for line in trials) == 1
+    assert all(line.count("|") == text.splitlines()[4].count("|") for line in text.splitlines()[4:6])
 
 
 def test_a_page_folds_the_long_tables_and_loses_none(rows: dict[str, Row]) -> None:
@@ -289,7 +305,6 @@ def test_a_page_folds_the_long_tables_and_loses_none(rows: dict[str, Row]) -> No
             f"<details>\n<summary><b>{title}</b></summary>\n\n{text}\n\n</details>", f"**{title}**\n\n{text}"
         )
     assert unfolded == printed
-    assert all(line.count("|") == text.splitlines()[4].count("|") for line in text.splitlines()[4:6])
 
 
 def test_details_are_json_and_the_sampled_protocol_is_left_out_where_it_cannot_be(rows: dict[str, Row]) -> None:
