@@ -116,12 +116,12 @@ def ranked(figures: Figures) -> list[SystemFigures]:
 
 def quality_table(lines: Sequence[SystemFigures], domains: Sequence[str]) -> str:
     """Return NDCG@10 by domain, the macro mean with its interval, the worst domain."""
-    head = ["row", "kind", "seeds", *map(short, domains), "macro [95 %]", "min"]
+    head = ["row", "kind", "seeds", "macro [95 %]", *map(short, domains), "min"]
     return table(
         head,
         [
-            [line.name, line.kind, str(len(line.seeds)), *(number(line.test[METRIC][d]) for d in domains),
-             level(line.macro), number(line.test[METRIC]["min"])]
+            [line.name, line.kind, str(len(line.seeds)), level(line.macro),
+             *(number(line.test[METRIC][d]) for d in domains), number(line.test[METRIC]["min"])]
             for line in lines
         ],
     )  # fmt: skip
