@@ -53,7 +53,7 @@ def record(
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"figures": {}, "parts": {}}
         _merge(kept, dict(figures), part, details, path)
         partial = path.with_suffix(".part")
-        partial.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        partial.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, path)
     return path
 
