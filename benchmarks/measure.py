@@ -111,7 +111,7 @@ def matrix_peak(
     """Return the GFLOP/s of large matrix products by precision: the median of `repeats`, of the best size.
 
     precisions: ask for those that are compared with, for a processor that does not multiply bfloat16 computes such
-    products one by one: some 20 seconds each. Repeats end after five seconds.
+    products one by one: 1024 square took 2.8 s on a Xeon at 2.5 GHz. Repeats end after MOST_SECONDS.
     """
     sizes = sizes or ((8192,) if device.type == "cuda" else (1024, 2048))
     return {
